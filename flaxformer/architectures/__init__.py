@@ -1,0 +1,1 @@
+"""Transformers assembled from the parts in `flaxformer.components`."""

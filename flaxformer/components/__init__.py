@@ -1,0 +1,1 @@
+"""The parts: dense layers, norms, embeddings, positions, convolutions and attention."""

@@ -1,0 +1,1 @@
+"""Attention, in five rooms: projections, positions, masks, cache and kernels."""
