@@ -270,7 +270,7 @@ class ArrayMask(Mask):
 
     def validate(self, query_length: int, key_length: int) -> None:
         shape = self.array.shape
-        if len(shape) < 4 or shape[-2] not in (1, query_length) or shape[-1] not in (1, key_length):
+        if len(shape) < 2 or shape[-2] not in (1, query_length) or shape[-1] not in (1, key_length):
             raise ValueError(
                 f"mask has shape {shape}; expected [#B #N #T #S] = (#B, #N, #{query_length}, #{key_length}), "
                 "with size 1 allowed where # stands. Was it built for other lengths?"
