@@ -1,0 +1,1 @@
+"""Data: examples in, batches with T5X's feature names out."""
