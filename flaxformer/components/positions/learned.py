@@ -1,0 +1,59 @@
+"""Learned absolute positions."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax.numpy as jnp
+from flax.linen import partitioning
+from flax.linen.linear import default_embed_init
+from jaxtyping import Float, Int
+
+from flaxformer.components.embedder import EmbedderWithDecode, checked_ids
+from flaxformer.components.positions.counter import next_position
+from flaxformer.types import Array, DType, Initializer
+
+
+class PositionEmbed(EmbedderWithDecode[Array]):
+    """A learned vector for each position.
+
+    Attributes:
+      num_embeddings: rows of the table, the longest sequence it can place. Positions beyond it embed as NaN.
+      features: width D of the table.
+      dtype: accepted for old configurations; the result is float32 always.
+      embedding_init: initializer of the table.
+    """
+
+    num_embeddings: int
+    features: int
+    dtype: DType = jnp.float32
+    embedding_init: Initializer = default_embed_init
+
+    @nn.compact
+    def __call__(
+        self,
+        inputs: Int[Array, "*ids"],
+        *,
+        segment_ids: Array | None = None,
+        decode: bool = False,
+        enable_dropout: bool = True,
+    ) -> Float[Array, "*ids D"]:
+        """Embeds positions of any rank.
+
+        Args:
+          inputs: the positions; negative ones count from the end, once.
+          segment_ids: not used, nor is `enable_dropout`.
+          decode: ignores `inputs` and takes the next position of `cache/position_embedder_index`.
+
+        Raises:
+          ValueError: for positions that are not integers.
+        """
+        table = partitioning.param_with_axes(
+            "pos_embedding",
+            self.embedding_init,
+            (self.num_embeddings, self.features),
+            jnp.float32,
+            axes=("abspos_buckets", "embed"),
+        )
+        if decode:
+            return jnp.take(table, next_position(self), axis=0)[:, None, :]  # [#B 1 D]
+        return jnp.take(table, checked_ids(inputs), axis=0)
