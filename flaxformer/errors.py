@@ -1,7 +1,19 @@
-"""ValueErrors that also answer to the type google/flaxformer raised in the same place.
+"""Errors that are ValueErrors and also what google/flaxformer raised, so that existing `except` clauses keep working.
 
-Everything this library refuses is a `ValueError`. Where existing code may catch another type, the error is both.
+Everything this library refuses is a `ValueError`; where existing code may catch another type, the error is both.
 """
+
+
+class ShapeError(ValueError, AssertionError):
+    """Arrays whose ranks or sizes do not fit each other."""
+
+
+class PartError(ValueError, TypeError):
+    """A part of a kind that cannot stand where it was put."""
+
+
+class WrongTypeError(ValueError, TypeError):
+    """An object of the wrong type."""
 
 
 class UnknownNameError(ValueError, KeyError):
@@ -10,13 +22,9 @@ class UnknownNameError(ValueError, KeyError):
     __str__ = Exception.__str__  # KeyError would print the message quoted
 
 
-class WrongTypeError(ValueError, TypeError):
-    """An object of the wrong type."""
-
-
 class BrokenExpectationError(ValueError, AssertionError):
-    """Something that calling code relies on does not hold."""
+    """Something that the calling code relies on does not hold."""
 
 
 class UnsupportedError(ValueError, NotImplementedError):
-    """A request this library declines."""
+    """A request that this library declines."""

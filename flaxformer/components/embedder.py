@@ -1,7 +1,7 @@
 """What an embedder is: the interfaces that the stacks dispatch on.
 
-An *embedder* turns ids (or a mapping of ids) into vectors. An *inspectable multi-embedder* does so in two steps that can
-be called apart: one embedding per input, then their combination.
+An *embedder* turns ids (or a mapping of ids) into vectors. An *inspectable multi-embedder* does so in two steps that
+can be called apart: one embedding per input, then their combination.
 """
 
 import abc

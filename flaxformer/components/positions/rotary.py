@@ -1,7 +1,7 @@
 """Rotary positions: queries and keys are turned by angles, so that their product depends on the distance only.
 
-Each pair of features of a head is a point in a plane; pair `j` of a token at position `t` turns by `t * r_j`. Fast pairs
-tell neighbours apart, slow ones tell far from near:
+Each pair of features of a head is a point in a plane; pair `j` of a token at position `t` turns by `t * r_j`. Fast
+pairs tell neighbours apart, slow ones tell far from near:
 
     r_j = 1 / (min_timescale * (max_timescale / min_timescale) ** (2j / R)),   j = 0 .. R/2 - 1
 

@@ -10,11 +10,11 @@ Source: Vaswani et al. 2017, "Attention Is All You Need", section 3.5, in the la
 
 from __future__ import annotations
 
+import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-import flax.linen as nn
 from flaxformer.components import initializers
 from flaxformer.components.embedder import EmbedderWithDecode, checked_ids
 from flaxformer.components.positions.counter import next_position
