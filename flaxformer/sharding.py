@@ -16,7 +16,7 @@ _SUFFIX = "_axes"
 
 
 class AxisNames(tuple):
-    """Names of the axes of one parameter: a tuple that pytree code may treat as a leaf, `is_leaf=` this type."""
+    """Names of the axes of one parameter: a tuple that JAX's pytree functions take for a leaf."""
 
     def __new__(cls, *names: str) -> "AxisNames":
         return super().__new__(cls, names)
