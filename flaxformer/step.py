@@ -39,6 +39,7 @@ class Step:
       fresh: the cache is empty before this call (static): attend among this call's tokens only, and write by padding.
       decode: T5X's one-token step, positions from `cache_index` (static).
       prefill: T5X's full-length prefill (static).
+      memory: keys and values come from the encoder and are projected once per sequence (static).
     """
 
     positions: Int[Array, "#B T"] | None = None
@@ -51,6 +52,7 @@ class Step:
     fresh: bool = flax.struct.field(pytree_node=False, default=False)
     decode: bool = flax.struct.field(pytree_node=False, default=False)
     prefill: bool = flax.struct.field(pytree_node=False, default=False)
+    memory: bool = flax.struct.field(pytree_node=False, default=False)
 
     @property
     def use_cache(self) -> bool:
@@ -72,6 +74,10 @@ class Step:
                 "Prefill the prompt first, then decode one token per call."
             )
         return cls(decode=decode, prefill=prefill, lengths=prefill_lengths)
+
+    def to_memory(self) -> Step:
+        """This step as cross-attention sees it: the same queries, keys that a driven cache keeps for good."""
+        return self.replace(memory=True) if self.use_cache else Step()
 
     @classmethod
     def start(cls, valid: Bool[Array, "#B P"], cache_length: int) -> Step:

@@ -6,10 +6,10 @@ Glossary:
 * `dense(T, S)` is its whole picture, `[#B #N T S]` bool; `block(...)` a rectangle of that picture.
 * `visibility(...)` is what is known about blocks before any array exists: a kernel skips blocks that are `HIDDEN` and
   masks only those that are `MIXED`. Since HIDDEN < MIXED < VISIBLE, a conjunction is a minimum, a disjunction a maximum.
+  Where a mask's arrays are NumPy arrays, or there are none, the answer is a NumPy array, known while tracing.
 * *Positions* say where tokens stand in their own sequence. Until `at` binds others, they are the row offsets 0, 1, 2...
 
-Masks are pytrees: arrays are leaves, window sizes are static. NumPy arrays count as known at trace time, JAX arrays as
-unknown. `&` and `|` combine masks:
+Masks are pytrees: arrays are leaves, window sizes are static. `&` and `|` combine them:
 
 >>> print(describe(Causal() & Window(left=2), 5, 5))
 x....
@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import flax.struct
 import jax
@@ -41,7 +41,16 @@ MASKED_LOGIT = -1e10
 HIDDEN, MIXED, VISIBLE = 0, 1, 2
 
 Start: TypeAlias = int | Int[Array, ""]
-Edges: TypeAlias = Int[np.ndarray, " n+1"]
+Known: TypeAlias = np.ndarray | Array
+
+
+class Grid(NamedTuple):
+    """Blocks of equal size: block (i, j) has the queries from `i * query_size` and the keys from `j * key_size` on."""
+
+    query_count: int
+    query_size: int
+    key_count: int
+    key_size: int
 
 
 class Mask:
@@ -54,14 +63,13 @@ class Mask:
         """The rectangle of the picture that starts at (`query_start`, `key_start`); starts may be traced."""
         raise NotImplementedError
 
-    def visibility(self, query_edges: Edges, key_edges: Edges) -> Int8[np.ndarray, "q k"]:
-        """HIDDEN, MIXED or VISIBLE for every block, as far as trace time tells.
+    def visibility(self, grid: Grid) -> Int8[Known, "#B q k"]:
+        """HIDDEN, MIXED or VISIBLE for every block of the grid, without looking at single pairs.
 
-        Args:
-          query_edges: block i covers the queries `query_edges[i] : query_edges[i + 1]`.
-          key_edges: the same for keys.
+        HIDDEN and VISIBLE are certain; MIXED may also mean that the mask cannot tell. The grid must cover exactly the
+        lengths of the mask's arrays (see `pad`).
         """
-        return np.full((len(query_edges) - 1, len(key_edges) - 1), MIXED, np.int8)
+        return np.full((1, grid.query_count, grid.key_count), MIXED, np.int8)
 
     def at(self, query_positions: Int[Array, "#B T"] | None, key_positions: Int[Array, "#B S"] | None) -> Mask:
         """This mask for tokens that stand at the given positions; masks that do not look at positions stay as they are."""
@@ -129,13 +137,11 @@ class Window(Mask):
             seen &= key >= query - self.left
         return seen
 
-    def visibility(self, query_edges: Edges, key_edges: Edges) -> Int8[np.ndarray, "q k"]:
-        query = _ranges(self.query_positions, query_edges)
-        key = _ranges(self.key_positions, key_edges)
-        if query is None or key is None:
-            return super().visibility(query_edges, key_edges)
-        nearest = key[0][None, :] - query[1][:, None]  # the least key - query in the block
-        furthest = key[1][None, :] - query[0][:, None]
+    def visibility(self, grid: Grid) -> Int8[Known, "#B q k"]:
+        query_low, query_high = _position_ranges(self.query_positions, grid.query_count, grid.query_size)
+        key_low, key_high = _position_ranges(self.key_positions, grid.key_count, grid.key_size)
+        nearest = key_low[:, None, :] - query_high[:, :, None]  # the least key - query in the block
+        furthest = key_high[:, None, :] - query_low[:, :, None]
         left = -np.inf if self.left is None else -self.left
         right = np.inf if self.right is None else self.right
         return _classify(hidden=(furthest < left) | (nearest > right), visible=(nearest >= left) & (furthest <= right))
@@ -173,15 +179,11 @@ class Segments(Mask):
         query = _cut(self.query_ids, query_start, query_size)[:, None, :, None]
         return query == _cut(self.key_ids, key_start, key_size)[:, None, None, :]
 
-    def visibility(self, query_edges: Edges, key_edges: Edges) -> Int8[np.ndarray, "q k"]:
-        query, key = _row_ranges(self.query_ids, query_edges), _row_ranges(self.key_ids, key_edges)
-        if query is None or key is None:
-            return super().visibility(query_edges, key_edges)
-        (query_low, query_high), (key_low, key_high) = query, key  # each [#B n]
-        apart = (query_high[:, :, None] < key_low[:, None, :]) | (query_low[:, :, None] > key_high[:, None, :])
-        low = np.minimum(query_low[:, :, None], key_low[:, None, :])
-        high = np.maximum(query_high[:, :, None], key_high[:, None, :])
-        return _classify(hidden=apart.all(0), visible=(low == high).all(0))
+    def visibility(self, grid: Grid) -> Int8[Known, "#B q k"]:
+        query_low, query_high = (x[:, :, None] for x in _ranges(self.query_ids, grid.query_size))
+        key_low, key_high = (x[:, None, :] for x in _ranges(self.key_ids, grid.key_size))
+        alike = (query_low == query_high) & (key_low == key_high) & (query_low == key_low)
+        return _classify(hidden=(query_high < key_low) | (query_low > key_high), visible=alike)
 
 
 @flax.struct.dataclass
@@ -207,10 +209,10 @@ class Padding(Mask):
             seen &= _cut(self.key_valid, key_start, key_size)[:, None, None, :]
         return seen
 
-    def visibility(self, query_edges: Edges, key_edges: Edges) -> Int8[np.ndarray, "q k"]:
-        query = _any_and_all(self.query_valid, query_edges)
-        key = _any_and_all(self.key_valid, key_edges)
-        return np.minimum(query[:, None], key[None, :])
+    def visibility(self, grid: Grid) -> Int8[Known, "#B q k"]:
+        query = _flagged(self.query_valid, grid.query_count, grid.query_size)[:, :, None]
+        key = _flagged(self.key_valid, grid.key_count, grid.key_size)[:, None, :]
+        return _namespace(query, key).minimum(query, key)
 
 
 @flax.struct.dataclass
@@ -227,12 +229,11 @@ class KeyLengths(Mask):
         keys = key_start + jnp.arange(key_size, dtype=jnp.int32)
         return keys < jnp.asarray(self.lengths)[:, None, None, None]
 
-    def visibility(self, query_edges: Edges, key_edges: Edges) -> Int8[np.ndarray, "q k"]:
-        if not isinstance(self.lengths, np.ndarray) or not self.lengths.size:
-            return super().visibility(query_edges, key_edges)
-        first, end = key_edges[:-1], key_edges[1:]
-        key = _classify(hidden=first >= self.lengths.max(), visible=end <= self.lengths.min())
-        return np.repeat(key[None, :], len(query_edges) - 1, axis=0)
+    def visibility(self, grid: Grid) -> Int8[Known, "#B q k"]:
+        first = np.arange(grid.key_count)[None, :] * grid.key_size
+        lengths = self.lengths[:, None]
+        key = _classify(hidden=first >= lengths, visible=first + grid.key_size <= lengths)
+        return _namespace(key).broadcast_to(key[:, None, :], (key.shape[0], grid.query_count, grid.key_count))
 
     def validate(self, query_length: int, key_length: int) -> None:
         if self.lengths.ndim != 1:
@@ -255,14 +256,12 @@ class ArrayMask(Mask):
     def block(self, query_start: Start, query_size: int, key_start: Start, key_size: int) -> Bool[Array, "#B #N #q #k"]:
         return _cut(_cut(self.array, key_start, key_size), query_start, query_size, axis=-2)
 
-    def visibility(self, query_edges: Edges, key_edges: Edges) -> Int8[np.ndarray, "q k"]:
-        if not isinstance(self.array, np.ndarray):
-            return super().visibility(query_edges, key_edges)
-        shape = (*self.array.shape[:-2], query_edges[-1], key_edges[-1])
-        seen = np.broadcast_to(self.array, shape).reshape(-1, *shape[-2:])
-        blocks = np.add.reduceat(np.add.reduceat(seen.sum(0), query_edges[:-1], 0), key_edges[:-1], 1)
-        full = seen.shape[0] * np.diff(query_edges)[:, None] * np.diff(key_edges)[None, :]
-        return _classify(hidden=blocks == 0, visible=blocks == full)
+    def visibility(self, grid: Grid) -> Int8[Known, "#B q k"]:
+        shape = self.array.shape
+        lengths = (grid.query_count * grid.query_size, grid.key_count * grid.key_size)
+        seen = _namespace(self.array).broadcast_to(self.array, (*shape[:-2], *lengths))
+        blocks = seen.reshape(shape[0], -1, grid.query_count, grid.query_size, grid.key_count, grid.key_size)
+        return _classify(hidden=~blocks.any((1, 3, 5)), visible=blocks.all((1, 3, 5)))
 
     def pad(self, query_length: int, key_length: int) -> Mask:
         array = self.array if self.array.shape[-1] == 1 else _grow(self.array, key_length)
@@ -303,8 +302,9 @@ class And(_Several):
         blocks = [part.block(query_start, query_size, key_start, key_size) for part in self.parts]
         return functools.reduce(jnp.logical_and, blocks)
 
-    def visibility(self, query_edges: Edges, key_edges: Edges) -> Int8[np.ndarray, "q k"]:
-        return np.min([part.visibility(query_edges, key_edges) for part in self.parts], axis=0)
+    def visibility(self, grid: Grid) -> Int8[Known, "#B q k"]:
+        parts = [part.visibility(grid) for part in self.parts]
+        return functools.reduce(_namespace(*parts).minimum, parts)
 
 
 @flax.struct.dataclass
@@ -317,8 +317,9 @@ class Or(_Several):
         blocks = [part.block(query_start, query_size, key_start, key_size) for part in self.parts]
         return functools.reduce(jnp.logical_or, blocks)
 
-    def visibility(self, query_edges: Edges, key_edges: Edges) -> Int8[np.ndarray, "q k"]:
-        return np.max([part.visibility(query_edges, key_edges) for part in self.parts], axis=0)
+    def visibility(self, grid: Grid) -> Int8[Known, "#B q k"]:
+        parts = [part.visibility(grid) for part in self.parts]
+        return functools.reduce(_namespace(*parts).maximum, parts)
 
 
 def prefix_lm(query_prefix: Bool[Array, "#B T"], key_prefix: Bool[Array, "#B S"]) -> Mask:
@@ -381,29 +382,30 @@ def _positions(positions: Array | None, start: Start, size: int) -> Int[Array, "
     return _cut(positions, start, size)
 
 
-def _row_ranges(array: Any, edges: Edges) -> tuple[np.ndarray, np.ndarray] | None:
-    """The least and the greatest entry of every block `[#B n]`, None where trace time does not tell."""
-    if not isinstance(array, np.ndarray):
-        return None
-    return tuple(reduce.reduceat(array, edges[:-1], axis=-1) for reduce in (np.minimum, np.maximum))
+def _namespace(*arrays: Known) -> Any:
+    """`numpy` while everything is known, `jax.numpy` otherwise."""
+    return np if all(isinstance(array, np.ndarray) for array in arrays) else jnp
 
 
-def _ranges(positions: Any, edges: Edges) -> tuple[np.ndarray, np.ndarray] | None:
-    """The least and the greatest position of every block over all rows, None where trace time does not tell."""
-    if positions is None:
-        return edges[:-1], edges[1:] - 1
-    ranges = _row_ranges(positions, edges)
-    return ranges and (ranges[0].min(0), ranges[1].max(0))
+def _ranges(array: Known, size: int) -> tuple[Known, Known]:
+    """The least and the greatest entry of every block of `size`, `[#B n]` each."""
+    blocks = array.reshape(array.shape[0], -1, size)
+    return blocks.min(-1), blocks.max(-1)
 
 
-def _any_and_all(flags: Any, edges: Edges) -> Int8[np.ndarray, " n"]:
+def _position_ranges(positions: Known | None, count: int, size: int) -> tuple[Known, Known]:
+    if positions is not None:
+        return _ranges(positions, size)
+    first = np.arange(count)[None, :] * size
+    return first, first + size - 1
+
+
+def _flagged(flags: Known | None, count: int, size: int) -> Int8[Known, "#B n"]:
     if flags is None:
-        return np.full(len(edges) - 1, VISIBLE, np.int8)
-    ranges = _row_ranges(flags, edges)
-    if ranges is None:
-        return np.full(len(edges) - 1, MIXED, np.int8)
-    return _classify(hidden=~ranges[1].any(0), visible=ranges[0].all(0))
+        return np.full((1, count), VISIBLE, np.int8)
+    every, some = _ranges(flags, size)
+    return _classify(hidden=~some, visible=every)
 
 
-def _classify(hidden: np.ndarray, visible: np.ndarray) -> np.ndarray:
-    return np.where(hidden, HIDDEN, np.where(visible, VISIBLE, MIXED)).astype(np.int8)
+def _classify(hidden: Known, visible: Known) -> Int8[Known, "..."]:  # noqa: UP037
+    return (~hidden).astype(np.int8) * (visible.astype(np.int8) + np.int8(1))

@@ -1,0 +1,321 @@
+"""Whole models: `EncoderDecoder`, `DecoderOnly` and `EncoderOnly`.
+
+They turn tokens into masks (0 is padding, `segment_ids` keep packed examples apart) and the public keywords into one
+`Step`; the stacks do the rest.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Float, Int, Num
+
+from flaxformer.architectures.common.param_remapping import ParameterRemappable
+from flaxformer.components.attention.masks import Causal, Mask, Padding, PrefixLM, Segments, combine
+from flaxformer.components.calling import accepts
+from flaxformer.components.embedding import Embedder
+from flaxformer.step import Step
+from flaxformer.types import Array, DType
+
+
+def decoder_mask(
+    targets: Num[Array, "B T"], causal_attention: Array | None = None, segment_ids: Array | None = None
+) -> Mask:
+    """Causal, no padding, within a segment; positions flagged in `causal_attention` also see each other."""
+    reach = Causal()
+    if causal_attention is not None:
+        flags = causal_attention > 0
+        reach = reach | PrefixLM(flags, flags)
+    return combine(reach, Padding(targets > 0, targets > 0), _same_segment(segment_ids, segment_ids))
+
+
+def _same_segment(query_ids: Array | None, key_ids: Array | None) -> Mask | None:
+    return None if query_ids is None or key_ids is None else Segments(query_ids, key_ids)
+
+
+def _step_mask(step: Step, causal_attention: Array | None = None) -> Mask | None:
+    """The mask of a driven cache: slots that hold nothing are hidden by the attention layer itself."""
+    if step.positions.shape[-1] == 1 and not step.fresh:
+        return None  # everything cached lies before the one query
+    if causal_attention is None:
+        return Causal()
+    if not step.fresh:
+        raise ValueError("decoder_causal_attention was given after the prompt; expected it with the first step only.")
+    flags = causal_attention > 0
+    return Causal() | PrefixLM(flags, flags)
+
+
+def _make_stack(factory: Callable[..., nn.Module], shared_token_embedder: nn.Module | None, annotations: Any):
+    extra = {"spmd_annotations": annotations} if accepts(factory, "spmd_annotations") and annotations else {}
+    return factory(shared_token_embedder=shared_token_embedder, **extra)
+
+
+class EncoderDecoder(nn.Module, ParameterRemappable):
+    """An encoder, a decoder that attends to it, and possibly one token table for both.
+
+    Attributes:
+      encoder_factory: makes the encoder; called with `shared_token_embedder=`.
+      decoder_factory: makes the decoder, likewise.
+      dtype: accepted for old configurations; masks are bool.
+      scan_layers: tells drivers that the layers of both stacks are scanned, and caches stacked.
+      spmd_annotations: accepted for old configurations and handed down.
+      shared_token_embedder_factory: makes the shared token table; None: each stack makes its own.
+    """
+
+    encoder_factory: Callable[..., nn.Module]
+    decoder_factory: Callable[..., nn.Module]
+    dtype: DType = jnp.float32
+    scan_layers: bool = False
+    spmd_annotations: Any = None
+    shared_token_embedder_factory: Callable[[], nn.Module | None] | None = None
+
+    def setup(self) -> None:
+        self.token_embedder = (
+            None if self.shared_token_embedder_factory is None else self.shared_token_embedder_factory()
+        )
+        notes = self.spmd_annotations or {}
+        self.encoder = _make_stack(self.encoder_factory, self.token_embedder, notes.get("encoder"))
+        self.decoder = _make_stack(self.decoder_factory, self.token_embedder, notes.get("decoder"))
+
+    @property
+    def encoder_embedder(self) -> Embedder:
+        """The encoder's embedder."""
+        return self.encoder.embedder
+
+    @property
+    def decoder_embedder(self) -> Embedder:
+        """The decoder's embedder."""
+        return self.decoder.embedder
+
+    def encode(
+        self,
+        encoder_input_tokens: Num[Array, "B S"],
+        encoder_segment_ids: Int[Array, "B S"] | None = None,
+        encoder_positions: Int[Array, "B S"] | None = None,
+        *,
+        enable_dropout: bool = True,
+    ) -> Float[Array, "B S D"]:
+        """The encoder's output for token ids; 0 is padding."""
+        real = encoder_input_tokens > 0
+        mask = combine(Padding(real, real), _same_segment(encoder_segment_ids, encoder_segment_ids))
+        return self.encoder(
+            encoder_input_tokens,
+            encoder_positions,
+            mask,
+            segment_ids=encoder_segment_ids,
+            enable_dropout=enable_dropout,
+        )
+
+    def decode(
+        self,
+        encoded: Float[Array, "B S D"],
+        encoder_input_tokens: Num[Array, "B S"],
+        decoder_input_tokens: Num[Array, "R T"],
+        decoder_target_tokens: Num[Array, "R T"] | None = None,
+        encoder_segment_ids: Int[Array, "B S"] | None = None,
+        decoder_segment_ids: Int[Array, "R T"] | None = None,
+        decoder_positions: Int[Array, "R T"] | None = None,
+        *,
+        enable_dropout: bool = True,
+        decode: bool = False,
+        max_decode_length: int | None = None,
+        prefill: bool = False,
+        prefill_lengths: Int[Array, " R"] | None = None,
+        step: Step | None = None,
+    ) -> Float[Array, "R T V"]:
+        """Logits for decoder inputs, given the encoder's output.
+
+        Args:
+          encoded: the encoder's output.
+          encoder_input_tokens: its token ids, for the padding.
+          decoder_input_tokens: what the decoder reads. With a `step`, R may be a multiple of B: R/B rows, such as the
+            beams of one item, share an encoded sequence.
+          decoder_target_tokens: what it is to predict; only says what is padding. Unused when decoding.
+          encoder_segment_ids, decoder_segment_ids: which example of a packed row a token belongs to.
+          decoder_positions: positions for the position embedder.
+          enable_dropout: False switches dropout off.
+          decode, max_decode_length, prefill, prefill_lengths: T5X's protocol; see `Step`.
+          step: where the tokens stand and which cache slots they take; excludes the four before.
+
+        Raises:
+          ValueError: for segment ids while decoding, or targets missing while not.
+        """
+        cached = decode or step is not None
+        if cached and (encoder_segment_ids is not None or decoder_segment_ids is not None):
+            raise ValueError("segment ids were given while decoding; expected none: decode one example per row.")
+        real = encoder_input_tokens > 0
+        if cached:
+            own = None if step is None else _step_mask(step)
+            cross = Padding(None, real)
+        else:
+            targets = _require_targets(decoder_target_tokens)
+            own = decoder_mask(targets, segment_ids=decoder_segment_ids)
+            cross = combine(Padding(targets > 0, real), _same_segment(decoder_segment_ids, encoder_segment_ids))
+        return self.decoder(
+            encoded,
+            decoder_input_tokens,
+            decoder_positions,
+            own,
+            cross,
+            segment_ids=decoder_segment_ids,
+            enable_dropout=enable_dropout,
+            decode=decode,
+            max_decode_length=max_decode_length,
+            prefill=prefill,
+            prefill_lengths=prefill_lengths,
+            **({} if step is None else {"step": step}),
+        )
+
+    def __call__(
+        self,
+        encoder_input_tokens: Num[Array, "B S"],
+        decoder_input_tokens: Num[Array, "B T"],
+        decoder_target_tokens: Num[Array, "B T"],
+        encoder_segment_ids: Int[Array, "B S"] | None = None,
+        decoder_segment_ids: Int[Array, "B T"] | None = None,
+        encoder_positions: Int[Array, "B S"] | None = None,
+        decoder_positions: Int[Array, "B T"] | None = None,
+        *,
+        enable_dropout: bool = True,
+        decode: bool = False,
+        max_decode_length: int | None = None,
+    ) -> Float[Array, "B T V"]:
+        """Teacher-forced logits: `encode`, then `decode`; the arguments are theirs."""
+        encoded = self.encode(
+            encoder_input_tokens, encoder_segment_ids, encoder_positions, enable_dropout=enable_dropout
+        )
+        return self.decode(
+            encoded,
+            encoder_input_tokens,
+            decoder_input_tokens,
+            decoder_target_tokens,
+            encoder_segment_ids,
+            decoder_segment_ids,
+            decoder_positions,
+            enable_dropout=enable_dropout,
+            decode=decode,
+            max_decode_length=max_decode_length,
+        )
+
+
+class DecoderOnly(nn.Module, ParameterRemappable):
+    """A causal or prefix language model.
+
+    Attributes:
+      decoder_factory: makes the decoder; called with `shared_token_embedder=None`.
+      scan_layers: tells drivers that the layers are scanned, and caches stacked.
+      dtype: accepted for old configurations; masks are bool.
+    """
+
+    decoder_factory: Callable[..., nn.Module]
+    scan_layers: bool = False
+    dtype: DType = jnp.float32
+
+    def setup(self) -> None:
+        self.decoder = self.decoder_factory(shared_token_embedder=None)
+
+    def __call__(
+        self,
+        decoder_input_tokens: Num[Array, "B T"],
+        decoder_target_tokens: Num[Array, "B T"] | None = None,
+        decoder_segment_ids: Int[Array, "B T"] | None = None,
+        decoder_positions: Int[Array, "B T"] | None = None,
+        decoder_causal_attention: Int[Array, "B T"] | None = None,
+        *,
+        enable_dropout: bool = True,
+        decode: bool = False,
+        max_decode_length: int | None = None,
+        prefill: bool = False,
+        prefill_lengths: Int[Array, " B"] | None = None,
+        step: Step | None = None,
+        decoder_attention_mask: Mask | Array | None = None,
+        **kwargs: Any,
+    ) -> Float[Array, "B T V"]:
+        """Logits for token ids.
+
+        Args:
+          decoder_input_tokens: what the model reads.
+          decoder_target_tokens: what it is to predict; only says what is padding. Unused when decoding.
+          decoder_segment_ids: which example of a packed row a token belongs to.
+          decoder_positions: positions for the position embedder.
+          decoder_causal_attention: 1 on the prefix, whose positions all see each other.
+          enable_dropout: False switches dropout off.
+          decode, max_decode_length, prefill, prefill_lengths: T5X's protocol; see `Step`.
+          step: where the tokens stand and which cache slots they take; excludes the four before.
+          decoder_attention_mask: a mask to use instead of the one made from the targets.
+          **kwargs: passed to the decoder.
+        """
+        if decode and prefill:
+            raise ValueError("decode=True and prefill=True were given together; expected at most one.")
+        if decoder_attention_mask is not None and decoder_causal_attention is not None:
+            raise ValueError(
+                "decoder_attention_mask and decoder_causal_attention were both given; expected at most one, "
+                "since each says who may see whom."
+            )
+        if step is not None:
+            mask = _step_mask(step, decoder_causal_attention)
+        elif decode:
+            mask = None
+        elif decoder_attention_mask is not None:
+            mask = decoder_attention_mask
+        else:
+            targets = _require_targets(decoder_target_tokens)
+            mask = decoder_mask(targets, decoder_causal_attention, decoder_segment_ids)
+        return self.decoder(
+            None,
+            decoder_input_tokens,
+            decoder_positions,
+            mask,
+            None,
+            segment_ids=decoder_segment_ids,
+            enable_dropout=enable_dropout,
+            decode=decode,
+            max_decode_length=max_decode_length,
+            prefill=prefill,
+            prefill_lengths=prefill_lengths,
+            **({} if step is None else {"step": step}),
+            **kwargs,
+        )
+
+
+class EncoderOnly(nn.Module, ParameterRemappable):
+    """An encoder by itself, for representations and classification.
+
+    Attributes:
+      encoder_factory: makes the encoder; called with `shared_token_embedder=None`.
+      scan_layers: tells others that the layers are scanned.
+    """
+
+    encoder_factory: Callable[..., nn.Module]
+    scan_layers: bool = False
+
+    def setup(self) -> None:
+        self.encoder = self.encoder_factory(shared_token_embedder=None)
+
+    def __call__(
+        self,
+        encoder_input_tokens: Num[Array, "B T"],
+        encoder_segment_ids: Int[Array, "B T"] | None = None,
+        encoder_positions: Int[Array, "B T"] | None = None,
+        *,
+        enable_dropout: bool = True,
+    ) -> Float[Array, "B T D"]:
+        """Hidden states `[B T D]` for token ids; 0 is padding."""
+        real = encoder_input_tokens > 0
+        mask = combine(Padding(real, real), _same_segment(encoder_segment_ids, encoder_segment_ids))
+        return self.encoder(
+            encoder_input_tokens,
+            encoder_positions,
+            mask,
+            segment_ids=encoder_segment_ids,
+            enable_dropout=enable_dropout,
+        )
+
+
+def _require_targets(targets: Array | None) -> Array:
+    if targets is None:
+        raise ValueError(
+            "decoder_target_tokens is None; expected [batch, length] outside decoding: they say what is padding."
+        )
+    return targets

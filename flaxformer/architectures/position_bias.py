@@ -1,0 +1,71 @@
+"""The bias that tells attention how far apart tokens are, from any kind of bias module."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from flaxformer.components.relative_position_biases import RelativeAttentionAPI, RelativePositionBiases
+from flaxformer.components.rich_attention_position_scores import RichAttentionApi
+from flaxformer.errors import PartError
+from flaxformer.step import Step
+from flaxformer.types import Array
+
+
+def check_at_most_one(per_layer: Any, shared: Any, owner: str) -> None:
+    """Refuses a bias per layer beside one shared by all layers."""
+    if per_layer is not None and shared is not None:
+        raise ValueError(
+            f"{owner} got both relative_position_bias_factory and shared_relative_position_bias; "
+            "expected at most one: a bias of its own, or the one its stack shares."
+        )
+
+
+def self_attention_bias(
+    module: Any, x: Array, *, bidirectional: bool, step: Step, max_decode_length: int | None = None
+) -> Array | None:
+    """The bias of self-attention over `x [B T D]`.
+
+    Args:
+      module: a `RelativeAttentionAPI`, a `RichAttentionApi`, or None.
+      x: the layer's input.
+      bidirectional: whether keys may lie after queries.
+      step: where the tokens stand.
+      max_decode_length: under T5X's protocol, the length the cache was made for.
+
+    Returns:
+      `[#B N T S]`, or None without a module. In a T5X decode step, the full `[1 N L L]`.
+
+    Raises:
+      PartError: when the module is neither kind.
+    """
+    if module is None:
+        return None
+    if isinstance(module, RichAttentionApi):
+        extra = {} if bidirectional else {"is_cross_attention": False}
+        return module(x, x, bidirectional=bidirectional, **extra)
+    if not isinstance(module, RelativeAttentionAPI):
+        raise PartError(
+            f"the position bias is a {type(module).__name__}; expected a RelativeAttentionAPI or a RichAttentionApi. "
+            "Derive it from one of the two."
+        )
+    if step.use_cache:
+        return _bias_at(module, step, bidirectional)
+    length = max_decode_length or x.shape[-2]
+    if bidirectional:
+        return module(length, length, bidirectional=True)
+    return module(length, length, False, decode=step.decode)
+
+
+def cross_attention_bias(module: Any, x: Array, encoded: Array | None) -> Array | None:
+    """The bias of attention from `x` to `encoded`; only a `RichAttentionApi` has one."""
+    if encoded is None or not isinstance(module, RichAttentionApi):
+        return None
+    return module(x, encoded, bidirectional=False, is_cross_attention=True)
+
+
+def _bias_at(module: RelativeAttentionAPI, step: Step, bidirectional: bool) -> Array:
+    if isinstance(module, RelativePositionBiases):
+        return module.bias(step.positions, step.key_positions, bidirectional)
+    full = module(step.cache_length, step.cache_length, bidirectional, decode=False)[0]  # [N L L]
+    rows, columns = step.positions[:, :, None], step.key_positions[:, None, :]
+    return jnp.moveaxis(full[:, rows, columns], 0, 1)  # [#B N T S]

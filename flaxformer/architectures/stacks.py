@@ -1,0 +1,390 @@
+"""Stacks: token ids to hidden states (`Encoder`) or to logits (`Decoder`)."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Float, Num
+
+from flaxformer.architectures import repeat
+from flaxformer.architectures.common.param_remapping import ParameterRemappable
+from flaxformer.architectures.position_bias import self_attention_bias
+from flaxformer.architectures.repeat import LayerRemat
+from flaxformer.components import embedding
+from flaxformer.components.attention.dense_attention import get_decoder_logit_mask
+from flaxformer.components.attention.masks import Mask
+from flaxformer.components.calling import call_part
+from flaxformer.components.rich_attention_position_scores import RichAttentionApi
+from flaxformer.errors import ShapeError
+from flaxformer.step import Step
+from flaxformer.types import Array, DType
+
+
+class _Stack(nn.Module):
+    """What both stacks do alike; owns no fields."""
+
+    @nn.nowrap
+    def _setup_common(self) -> None:
+        if (self.token_embedder_factory is None) == (self.shared_token_embedder is None):
+            raise ValueError(
+                f"{type(self).__name__} got token_embedder_factory={self.token_embedder_factory} and "
+                f"shared_token_embedder={self.shared_token_embedder}; expected exactly one of the two."
+            )
+        self.embedder = embedding.MultiEmbed(
+            embedders=self._setup_embedders(),
+            sow_intermediates=self.sow_intermediates,
+            capture_gradients=self.capture_gradients,
+        )
+        self.relpos_bias = self._setup_shared_bias()
+
+    @nn.nowrap
+    def _setup_embedders(self) -> Mapping[str, Any]:
+        if self.token_embedder_factory is not None:
+            self.token_embedder = self.token_embedder_factory()
+            embedders = {"token_ids": self.token_embedder}
+        else:
+            embedders = {"token_ids": self.shared_token_embedder}
+        if self.position_embedder_factory is not None:
+            self.position_embedder = self.position_embedder_factory()
+            embedders["position_ids"] = self.position_embedder
+        return embedders
+
+    @nn.nowrap
+    def _setup_shared_bias(self) -> nn.Module | None:
+        if self.shared_relative_position_bias_factory is None:
+            return None
+        if self.scan_layers:
+            raise ValueError(
+                f"{type(self).__name__} got shared_relative_position_bias_factory with scan_layers=True; expected a "
+                "relative_position_bias_factory on the layer, since scanned layers own all they use."
+            )
+        return self.shared_relative_position_bias_factory()
+
+    @nn.nowrap
+    def _make_layer(self) -> nn.Module:
+        return self.layer_factory(shared_relative_position_bias=self.relpos_bias)
+
+    @nn.nowrap
+    def _embed(self, tokens: Array, positions: Array | None, name: str, *, segment_ids, decode: bool) -> Array:
+        """The sum of token and position embeddings `[B T D]`."""
+        if tokens.ndim != 2:
+            raise ShapeError(
+                f"{type(self).__name__} got {name} of shape {tokens.shape}; expected rank 2, [batch, length]."
+            )
+        if 0 in tokens.shape:
+            raise ShapeError(f"{type(self).__name__} got {name} of shape {tokens.shape}; expected at least one token.")
+        inputs = {"token_ids": tokens}
+        if "position_ids" in self.embedder.embedders:
+            inputs["position_ids"] = jnp.arange(tokens.shape[-1])[None] if positions is None else positions
+        return self.embedder(segment_ids=segment_ids, decode=decode, **inputs)
+
+    @nn.nowrap
+    def _shared_bias(self, x: Array, *, bidirectional: bool, step: Step, max_decode_length: int | None) -> Array | None:
+        """The bias of a module that all layers share, computed once."""
+        if self.relpos_bias is None or isinstance(self.relpos_bias, RichAttentionApi):
+            return None
+        return self_attention_bias(
+            self.relpos_bias, x, bidirectional=bidirectional, step=step, max_decode_length=max_decode_length
+        )
+
+    @nn.nowrap
+    def _run(self, x: Array, args: tuple, arrays: Mapping[str, Any], statics: Mapping[str, Any]) -> Array:
+        remat = repeat.resolve_remat(self.layer_remat, self.scan_layers)
+        if self.scan_layers:
+            layer = getattr(self, self._scan_name)
+            return repeat.scan_layer(
+                layer, x, args, arrays, statics, remat, length=self.num_layers, axis=self.scan_axis
+            )
+        for layer in self.layers:
+            x = repeat.run_layer(layer, x, args, arrays, statics, remat)
+        return x
+
+    @nn.nowrap
+    def _setup_layers(self) -> None:
+        if self.scan_layers:
+            setattr(self, self._scan_name, self._make_layer())
+            return
+        self.layers = [self._make_layer() for _ in range(self.num_layers)]
+
+
+class Encoder(_Stack, ParameterRemappable):
+    """Embeds tokens and runs encoder layers: `[B T]` ids to `[B T D]`.
+
+    Attributes:
+      layer_factory: makes a layer; called with `shared_relative_position_bias=` (a module or None).
+      input_dropout_factory: makes the dropout after embedding.
+      output_dropout_factory: makes the dropout after the final norm.
+      layer_norm_factory: makes the final norm.
+      num_layers: how many layers.
+      dtype: embeddings are cast to it after dropout.
+      layer_remat: what the backward pass computes again, a `LayerRemat` or its name.
+      scan_layers: run the layers as one scan over stacked parameters; the layer then needs `scanned=True`.
+      spmd_annotations: accepted for old configurations and unused.
+      shared_relative_position_bias_factory: makes one position bias for all layers; not with `scan_layers`.
+      scan_axis: where parameters are stacked.
+      token_embedder_factory: makes the token table; exactly one of this and the next.
+      shared_token_embedder: a token table owned by the parent.
+      position_embedder_factory: makes absolute positions.
+      sow_intermediates: record token ids, embeddings and outputs in `intermediates`.
+      capture_gradients: let the gradient with respect to the embedded input be read from `grads`.
+    """
+
+    layer_factory: Callable[..., nn.Module]
+    input_dropout_factory: Callable[[], nn.Module]
+    output_dropout_factory: Callable[[], nn.Module]
+    layer_norm_factory: Callable[[], nn.Module]
+    num_layers: int
+    dtype: DType = jnp.float32
+    layer_remat: LayerRemat | str = LayerRemat.LEGACY
+    scan_layers: bool = False
+    spmd_annotations: Any = None
+    shared_relative_position_bias_factory: Callable[[], nn.Module] | None = None
+    scan_axis: int = 1
+    token_embedder_factory: Callable[[], nn.Module] | None = None
+    shared_token_embedder: embedding.Embedder | None = None
+    position_embedder_factory: Callable[[], nn.Module] | None = None
+    sow_intermediates: bool = False
+    capture_gradients: bool = False
+
+    _scan_name = "encoder"
+
+    def setup(self) -> None:
+        self._setup_common()
+        self.input_dropout = self.input_dropout_factory()
+        self._setup_layers()
+        self.encoder_norm = self.layer_norm_factory()
+        self.output_dropout = self.output_dropout_factory()
+
+    def embed_and_combine_inputs(
+        self,
+        inputs: Num[Array, "B T"],
+        inputs_positions: Array | None = None,
+        *,
+        segment_ids: Array | None = None,
+        enable_dropout: bool = True,
+    ) -> Float[Array, "B T D"]:
+        """Embeds the tokens and their positions, drops out, casts to `dtype`."""
+        x = self._embed(inputs, inputs_positions, "inputs", segment_ids=segment_ids, decode=False)
+        return self.input_dropout(x, deterministic=not enable_dropout).astype(self.dtype)
+
+    def encode_from_continuous_inputs(
+        self,
+        inputs: Float[Array, "B T D"],
+        encoder_mask: Mask | Array | None = None,
+        logit_mask: Float[Array, "B T 1"] | None = None,
+        *,
+        enable_dropout: bool = True,
+    ) -> Float[Array, "B T D"]:
+        """The layers and the final norm on embedded inputs."""
+        bias = self._shared_bias(inputs, bidirectional=True, step=Step(), max_decode_length=None)
+        arrays = {"logit_mask": logit_mask, "position_bias": bias}
+        x = self._run(inputs, (encoder_mask,), arrays, {"enable_dropout": enable_dropout})
+        x = call_part(self.encoder_norm, x)
+        x = self.output_dropout(x, deterministic=not enable_dropout)
+        return x if logit_mask is None else logit_mask * x
+
+    def __call__(
+        self,
+        inputs: Num[Array, "B T"],
+        inputs_positions: Array | None = None,
+        encoder_mask: Mask | Array | None = None,
+        *,
+        segment_ids: Array | None = None,
+        enable_dropout: bool = True,
+    ) -> Float[Array, "B T D"]:
+        """Encodes token ids `[B T]`; 0 is padding.
+
+        Args:
+          inputs: token ids.
+          inputs_positions: `[B T]`, positions for the position embedder; 0, 1, ... when None.
+          encoder_mask: who may see whom.
+          segment_ids: `[B T]`, which example of a packed row a token belongs to.
+          enable_dropout: False switches dropout off.
+        """
+        if self.sow_intermediates:
+            self.sow("intermediates", "input_tokens_ids", inputs)
+        x = self.embed_and_combine_inputs(
+            inputs, inputs_positions, segment_ids=segment_ids, enable_dropout=enable_dropout
+        )
+        logit_mask = (inputs > 0)[..., None].astype(self.dtype)
+        x = self.encode_from_continuous_inputs(x, encoder_mask, logit_mask, enable_dropout=enable_dropout)
+        if self.sow_intermediates:
+            self.sow("intermediates", "final_encoder_outputs", x)
+        return x
+
+
+class Decoder(_Stack, ParameterRemappable):
+    """Embeds tokens, runs decoder layers and maps to the vocabulary: `[B T]` ids to `[B T V]` logits.
+
+    Attributes:
+      layer_factory, layer_norm_factory, num_layers, dtype, layer_remat, scan_layers, spmd_annotations,
+      shared_relative_position_bias_factory, token_embedder_factory, shared_token_embedder, position_embedder_factory,
+      sow_intermediates, scan_axis, capture_gradients: as in `Encoder`.
+      dropout_factory: makes the dropouts after embedding and after the final norm.
+      output_logits_factory: makes the projection to logits; None: attend to the token table, divided by √D.
+    """
+
+    layer_factory: Callable[..., nn.Module]
+    dropout_factory: Callable[[], nn.Module]
+    layer_norm_factory: Callable[[], nn.Module]
+    num_layers: int
+    dtype: DType = jnp.float32
+    layer_remat: LayerRemat | str = LayerRemat.LEGACY
+    scan_layers: bool = False
+    spmd_annotations: Any = None
+    shared_relative_position_bias_factory: Callable[[], nn.Module] | None = None
+    output_logits_factory: Callable[[], nn.Module] | None = None
+    token_embedder_factory: Callable[[], nn.Module] | None = None
+    shared_token_embedder: embedding.Embedder | None = None
+    position_embedder_factory: Callable[[], nn.Module] | None = None
+    sow_intermediates: bool = False
+    scan_axis: int = 1
+    capture_gradients: bool = False
+
+    _scan_name = "decoder"
+
+    def setup(self) -> None:
+        self._setup_common()
+        self.input_dropout = self.dropout_factory()
+        self._setup_layer_sequence()
+        self.decoder_norm = self.layer_norm_factory()
+        self.output_dropout = self.dropout_factory()
+        self.setup_output_logits()
+
+    def setup_output_logits(self) -> None:
+        """Sets `self.logits_dense`; may be overridden."""
+        self.logits_dense = None if self.output_logits_factory is None else self.output_logits_factory()
+
+    def _setup_layer_sequence(self) -> None:
+        """Sets up the layers; may be overridden."""
+        self._setup_layers()
+
+    def embed_and_combine_inputs(
+        self,
+        decoder_input_tokens: Num[Array, "B T"],
+        decoder_positions: Array | None = None,
+        *,
+        segment_ids: Array | None = None,
+        enable_dropout: bool = True,
+        decode: bool = False,
+    ) -> Float[Array, "B T D"]:
+        """Embeds the tokens and their positions, drops out, casts to `dtype`."""
+        x = self._embed(
+            decoder_input_tokens, decoder_positions, "decoder_input_tokens", segment_ids=segment_ids, decode=decode
+        )
+        return self.input_dropout(x, deterministic=not enable_dropout).astype(self.dtype)
+
+    def decode_from_continuous_inputs(
+        self,
+        embedded_inputs: Float[Array, "B T D"],
+        encoder_outputs: Float[Array, "Benc S Denc"] | None,
+        decoder_positions: Array | None = None,
+        decoder_mask: Mask | Array | None = None,
+        encoder_decoder_mask: Mask | Array | None = None,
+        logit_mask: Float[Array, "B T 1"] | None = None,
+        *,
+        enable_dropout: bool = True,
+        decode: bool = False,
+        max_decode_length: int | None = None,
+        prefill: bool = False,
+        prefill_lengths: Array | None = None,
+        step: Step | None = None,
+    ) -> Float[Array, "B T V"]:
+        """The layers, the final norm and the logits on embedded inputs."""
+        del decoder_positions  # the embedder has read them; kept for callers who pass them by position
+        if encoder_outputs is not None and encoder_outputs.ndim != 3:
+            raise ShapeError(f"encoder_outputs has shape {encoder_outputs.shape}; expected rank 3, [batch, length, width].")
+        known = step or Step.from_keywords(decode, prefill, prefill_lengths)
+        bias = self._shared_bias(
+            embedded_inputs, bidirectional=False, step=known, max_decode_length=max_decode_length
+        )
+        arrays = {
+            "decoder_mask": decoder_mask,
+            "encoder_decoder_mask": encoder_decoder_mask,
+            "logit_mask": logit_mask,
+            "prefill_lengths": prefill_lengths,
+            "position_bias": bias,
+            "step": step,
+        }
+        statics = {
+            "enable_dropout": enable_dropout,
+            "decode": decode,
+            "max_decode_length": max_decode_length,
+            "prefill": prefill,
+        }
+        x = self._run(embedded_inputs, (encoder_outputs,), arrays, statics)
+        x = call_part(self.decoder_norm, x)
+        x = self.output_dropout(x, deterministic=not enable_dropout)
+        if logit_mask is not None:
+            x = logit_mask * x
+        if self.sow_intermediates:
+            self.sow("intermediates", "pre_logits_layer", x)
+        logits = self._logits(x)
+        if self.sow_intermediates:
+            self.sow("intermediates", "logits", logits)
+        return logits
+
+    @nn.nowrap
+    def _logits(self, x: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+        if self.logits_dense is not None:
+            return call_part(self.logits_dense, x)
+        logits = self.embedder.embedders["token_ids"].attend(x)
+        return logits / jnp.sqrt(jnp.float32(x.shape[-1])).astype(logits.dtype)
+
+    def __call__(
+        self,
+        encoder_outputs: Float[Array, "Benc S Denc"] | None,
+        decoder_input_tokens: Num[Array, "B T"],
+        decoder_positions: Array | None = None,
+        decoder_mask: Mask | Array | None = None,
+        encoder_decoder_mask: Mask | Array | None = None,
+        *,
+        segment_ids: Array | None = None,
+        enable_dropout: bool = True,
+        decode: bool = False,
+        max_decode_length: int | None = None,
+        prefill: bool = False,
+        prefill_lengths: Array | None = None,
+        step: Step | None = None,
+        **kwargs: Any,
+    ) -> Float[Array, "B T V"]:
+        """Logits for token ids `[B T]`; 0 is padding.
+
+        Args:
+          encoder_outputs: what cross-attention reads; None in a decoder-only model.
+          decoder_input_tokens: token ids.
+          decoder_positions: `[B T]`, positions for the position embedder; 0, 1, ... when None.
+          decoder_mask: who may see whom.
+          encoder_decoder_mask: which encoder positions may be seen.
+          segment_ids: `[B T]`, which example of a packed row a token belongs to.
+          enable_dropout: False switches dropout off.
+          decode, max_decode_length, prefill, prefill_lengths: T5X's protocol; see `Step`.
+          step: where the tokens stand and which cache slots they take; excludes the four before.
+          **kwargs: passed to `decode_from_continuous_inputs`, for subclasses.
+        """
+        if step is not None and step.positions is not None:
+            decoder_positions = step.positions if decoder_positions is None else decoder_positions
+        x = self.embed_and_combine_inputs(
+            decoder_input_tokens,
+            decoder_positions,
+            segment_ids=segment_ids,
+            enable_dropout=enable_dropout,
+            decode=decode,
+        )
+        logit_mask = get_decoder_logit_mask(decoder_input_tokens, x.dtype) if step is None else None
+        return self.decode_from_continuous_inputs(
+            x,
+            encoder_outputs,
+            decoder_positions,
+            decoder_mask,
+            encoder_decoder_mask,
+            logit_mask,
+            enable_dropout=enable_dropout,
+            decode=decode,
+            max_decode_length=max_decode_length,
+            prefill=prefill,
+            prefill_lengths=prefill_lengths,
+            **({} if step is None else {"step": step}),
+            **kwargs,
+        )

@@ -1,0 +1,211 @@
+"""Dot-product attention as pure functions: the definition that every faster kernel must agree with.
+
+The key and value heads K may be fewer than the query heads N (grouped-query attention, Ainslie et al. 2023,
+arXiv:2305.13245); K = 1 is multi-query attention (Shazeer 2019, arXiv:1911.02150). All three are one grouped product:
+query head n reads key head n // (N // K).
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+from jax import lax
+
+from flaxformer.components.attention.masks import MASKED_LOGIT, Mask, as_mask
+from flaxformer.types import Array, DType, Precision, PRNGKey
+
+
+def dot_product_attention(
+    query: Float[Array, "*B T N H"],
+    key: Float[Array, "*B S K H"],
+    value: Float[Array, "*B S K Hv"],
+    bias: Array | None = None,
+    broadcast_dropout: bool = True,
+    rescale_logits: bool = False,
+    rescale_weights: bool = False,
+    dropout_rng: PRNGKey | None = None,
+    dropout_rate: float = 0.0,
+    enable_dropout: bool = True,
+    dtype: DType = jnp.float32,
+    precision: Precision = None,
+    use_extra_logit: bool = False,
+    float32_logits: bool = False,
+    mask: Mask | Array | None = None,
+) -> Float[Array, "*B T N Hv"]:
+    """`softmax(query · key + bias) · value`, zero or more batch axes.
+
+    Args:
+      query: `[..., T, N, H]`. Not scaled unless `rescale_logits`: T5 folds 1/√H into its initialisation.
+      key: `[..., S, K, H]` with N a multiple of K.
+      value: `[..., S, K, Hv]`.
+      bias: added to the logits, broadcastable to `[..., N, T, S]`.
+      broadcast_dropout: one dropout mask for all query positions.
+      rescale_logits: divide the query by √H.
+      rescale_weights: divide the logits by √H before the bias is added; excludes `rescale_logits`.
+      dropout_rng: key of the dropout mask.
+      dropout_rate: share of attention weights to drop.
+      enable_dropout: False switches dropout off.
+      dtype: type of the attention weights.
+      precision: of both products.
+      use_extra_logit: let the softmax put weight on one extra logit of 0, that is on nothing.
+      float32_logits: compute logits and softmax in float32.
+      mask: who may see whom, symbolic or an array broadcastable to `[..., N, T, S]` (above 0 means may see).
+        A row that may see nothing attends uniformly, or to nothing with the extra logit.
+
+    Returns:
+      `[..., T, N, Hv]`.
+    """
+    if value.shape[:-1] != key.shape[:-1]:
+        raise ValueError(
+            f"value has shape {value.shape} and key {key.shape}; expected them to agree in all but the last axis."
+        )
+    weights = dot_product_attention_weights(
+        query,
+        key,
+        bias,
+        broadcast_dropout=broadcast_dropout,
+        rescale_logits=rescale_logits,
+        rescale_weights=rescale_weights,
+        dropout_rng=dropout_rng,
+        dropout_rate=dropout_rate,
+        enable_dropout=enable_dropout,
+        dtype=dtype,
+        precision=precision,
+        use_extra_logit=use_extra_logit,
+        float32_logits=float32_logits,
+        mask=mask,
+    )
+    return apply_dot_product_attention_weights_to_values(weights, value, precision)
+
+
+def dot_product_attention_weights(
+    query: Float[Array, "*B T N H"],
+    key: Float[Array, "*B S K H"],
+    bias: Array | None = None,
+    broadcast_dropout: bool = True,
+    rescale_logits: bool = False,
+    rescale_weights: bool = False,
+    dropout_rng: PRNGKey | None = None,
+    dropout_rate: float = 0.0,
+    enable_dropout: bool = True,
+    dtype: DType = jnp.float32,
+    precision: Precision = None,
+    use_extra_logit: bool = False,
+    float32_logits: bool = False,
+    mask: Mask | Array | None = None,
+) -> Float[Array, "*B N T S"]:
+    """The attention weights of `dot_product_attention`, after dropout; the arguments are the same."""
+    _check_heads(query, key)
+    if rescale_logits and rescale_weights:
+        raise ValueError(
+            "rescale_logits and rescale_weights are both True; expected at most one, since each divides by √head_dim."
+        )
+    root = jnp.sqrt(jnp.float32(query.shape[-1])).astype(dtype)
+    if rescale_logits:
+        query = query / root
+    if float32_logits:
+        query, key = query.astype(jnp.float32), key.astype(jnp.float32)
+    logits = _logits(query, key, precision)  # [... N T S]
+    if rescale_weights:
+        logits = logits / root
+    if bias is not None:
+        logits = logits + bias.astype(logits.dtype)
+    if mask is not None:
+        visible = as_mask(mask).dense(*logits.shape[-2:])
+        logits = jnp.where(visible, logits, jnp.asarray(MASKED_LOGIT, logits.dtype))
+    softmax = _softmax_with_extra_logit if use_extra_logit else jax.nn.softmax
+    weights = softmax(logits).astype(dtype)
+    if enable_dropout and dropout_rate > 0.0:
+        weights = _drop(weights, dropout_rng, dropout_rate, broadcast_dropout)
+    return weights
+
+
+def apply_dot_product_attention_weights_to_values(
+    attention_weights: Float[Array, "*B N T S"], value: Float[Array, "*B S K H"], precision: Precision = None
+) -> Float[Array, "*B T N H"]:
+    """The average of the values under the weights, `[..., N, T, S]` x `[..., S, K, H]` -> `[..., T, N, H]`."""
+    heads = value.shape[-2]
+    if attention_weights.shape[-3] == heads:
+        return jnp.einsum("...nts,...snh->...tnh", attention_weights, value, precision=precision)
+    *batch, num_heads, length, keys = attention_weights.shape
+    grouped = attention_weights.reshape(*batch, heads, num_heads // heads, length, keys)
+    x = jnp.einsum("...kgts,...skh->...tkgh", grouped, value, precision=precision)
+    return x.reshape(*x.shape[:-3], num_heads, x.shape[-1])
+
+
+def dot_product_attention_multiquery(
+    query: Float[Array, "*B T N H"],
+    key: Float[Array, "*B S H"],
+    value: Float[Array, "*B S Hv"],
+    bias: Array | None = None,
+    broadcast_dropout: bool = True,
+    rescale_logits: bool = False,
+    dropout_rng: PRNGKey | None = None,
+    dropout_rate: float = 0.0,
+    enable_dropout: bool = True,
+    dtype: DType = jnp.float32,
+    precision: Precision = None,
+    use_extra_logit: bool = False,
+    float32_logits: bool = False,
+    mask: Mask | Array | None = None,
+) -> Float[Array, "*B T N Hv"]:
+    """`dot_product_attention` with one key and value head and no axis for it."""
+    return dot_product_attention(
+        query,
+        key[..., None, :],
+        value[..., None, :],
+        bias,
+        broadcast_dropout=broadcast_dropout,
+        rescale_logits=rescale_logits,
+        dropout_rng=dropout_rng,
+        dropout_rate=dropout_rate,
+        enable_dropout=enable_dropout,
+        dtype=dtype,
+        precision=precision,
+        use_extra_logit=use_extra_logit,
+        float32_logits=float32_logits,
+        mask=mask,
+    )
+
+
+def _check_heads(query: Array, key: Array) -> None:
+    if query.ndim != key.ndim or query.ndim < 3:
+        raise ValueError(
+            f"query has shape {query.shape} and key {key.shape}; expected equal ranks of 3 or more, "
+            "[..., length, heads, head_dim]."
+        )
+    if query.shape[:-3] != key.shape[:-3]:
+        raise ValueError(f"query has shape {query.shape} and key {key.shape}; expected equal batch axes.")
+    if query.shape[-1] != key.shape[-1]:
+        raise ValueError(f"query has shape {query.shape} and key {key.shape}; expected the same last axis (head_dim).")
+    if query.shape[-2] % key.shape[-2]:
+        raise ValueError(
+            f"query has {query.shape[-2]} heads and key {key.shape[-2]}; expected a multiple of the key's heads."
+        )
+
+
+def _logits(query: Array, key: Array, precision: Precision) -> Float[Array, "*B N T S"]:
+    heads, num_heads = key.shape[-2], query.shape[-2]
+    if heads == num_heads:
+        return jnp.einsum("...tnh,...snh->...nts", query, key, precision=precision)
+    grouped = query.reshape(*query.shape[:-2], heads, num_heads // heads, query.shape[-1])
+    x = jnp.einsum("...tkgh,...skh->...kgts", grouped, key, precision=precision)
+    return x.reshape(*x.shape[:-4], num_heads, *x.shape[-2:])
+
+
+def _drop(weights: Array, rng: PRNGKey | None, rate: float, broadcast: bool) -> Array:
+    if rng is None:
+        raise ValueError(
+            f"attention dropout of rate {rate} got no dropout_rng; expected a key. "
+            "Pass rngs={'dropout': key}, or enable_dropout=False."
+        )
+    keep_probability = 1.0 - rate
+    shape = (*weights.shape[:-2], 1, weights.shape[-1]) if broadcast else weights.shape
+    keep = jax.random.bernoulli(rng, keep_probability, shape)
+    return weights * (keep.astype(weights.dtype) / jnp.asarray(keep_probability, weights.dtype))
+
+
+def _softmax_with_extra_logit(x: Array, axis: int = -1) -> Array:
+    """Softmax over `x` and one extra logit of 0, whose own weight is not returned."""
+    highest = jnp.maximum(lax.stop_gradient(x.max(axis=axis, keepdims=True)), 0)
+    unnormalised = jnp.exp(x - highest)
+    return unnormalised / (unnormalised.sum(axis=axis, keepdims=True) + jnp.exp(-highest))
