@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import gin
+
 from flaxformer.configs.errors import ConfigurationError, near_misses
 from flaxformer.configs.values import Bound, Constant, Macro, Reference, Required, Scope, Target, markers, short
 

@@ -54,12 +54,22 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def gin_files(arguments: argparse.Namespace, positional: Sequence[str] = ()) -> list[str]:
+    """The files that the flags name, after those given without a flag.
+
+    Raises:
+      ConfigurationError: when there is none.
+    """
+    files = [*positional, *arguments.gin_file]
+    if not files:
+        raise ConfigurationError("no gin file was given; expected --gin_file=FILE at least once.")
+    return files
+
+
 def configuration(arguments: argparse.Namespace, macros: Sequence[str] = ()) -> Configuration:
     """Reads what the parsed flags name; `macros` as in `flaxformer.configs.read`.
 
     Raises:
       ConfigurationError: without any file, and for whatever is wrong in them.
     """
-    if not arguments.gin_file:
-        raise ConfigurationError("no gin file was given; expected --gin_file=FILE at least once.")
-    return read(arguments.gin_file, arguments.gin_bindings, arguments.gin_search_paths, macros)
+    return read(gin_files(arguments), arguments.gin_bindings, arguments.gin_search_paths, macros)

@@ -19,7 +19,7 @@ def load(
     """Builds what a gin file describes, without touching global gin state.
 
     Args:
-      name: a path or the name of a shipped file (see `flaxformer.configs.shipped`); a sequence of them is read in order.
+      name: a path or the name of a shipped file (see `flaxformer.configs.shipped`), or a sequence of them, in order.
       bindings: gin statements that come after the files, for example `"DROPOUT_RATE = 0.1"`.
       search_paths: folders to look for files in, before the working directory and the shipped files.
       root: the macro to build; by default `MODEL` where the files define it, else `ARCHITECTURE`.

@@ -5,11 +5,12 @@ import types
 from collections.abc import Iterable
 from typing import Any
 
+from gin import config as gin_config
+from gin import config_parser
+
 from flaxformer.configs.configuration import Configuration
 from flaxformer.configs.errors import ConfigurationError, near_misses
 from flaxformer.configs.values import Constant, Target
-from gin import config as gin_config
-from gin import config_parser
 
 _DYNAMIC_REGISTRATION = "__gin__.dynamic_registration"
 
