@@ -7,6 +7,8 @@ accepted; any other is refused with the sentence of the table, before anything i
 from collections.abc import Mapping
 from typing import Any
 
+from flaxformer.errors import UnsupportedError
+
 _QUANTIZE = (
     "Quantised computation is retired: remove the binding, and compute in half precision with dtype='bfloat16', "
     "or pass a quantising module as dense_general_factory where the part has one."
@@ -25,7 +27,7 @@ RETIRED: Mapping[str, str] = {
 }
 
 
-class RetiredError(ValueError, NotImplementedError):
+class RetiredError(UnsupportedError):
     """A retired name was given a value that asks for something."""
 
 

@@ -304,7 +304,9 @@ def _resolve_activation(activation: str | Activation) -> Activation:
     if isinstance(activation, str):
         function = getattr(nn, activation, None)
         if function is None:
-            near = difflib.get_close_matches(activation, [n for n in vars(nn) if n.islower()], n=3)
+            near = difflib.get_close_matches(
+                activation, [n for n in dir(nn) if n.islower() and not n.startswith("_")], n=3
+            )
             hint = f"Did you mean {', '.join(near)}?" if near else "A function is taken as well."
             raise ValueError(f"unknown activation {activation!r}; expected 'linear' or a name in flax.linen. {hint}")
         return function

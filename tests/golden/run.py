@@ -27,7 +27,7 @@ def run_module(case: Case) -> None:
     caches = {}
     for call in case.description["calls"]:
         if call.get("init"):
-            initialised = module.init(_init_rngs(), *_arguments(case, call), **_keywords(case, call))["params"]
+            initialised = module.init(init_rngs(), *_arguments(case, call), **_keywords(case, call))["params"]
             compare.assert_arrays_match(initialised, case.flat(f"outputs/{call['id']}"), case, call["id"])
         else:
             output, collections = _apply(case, module, params, call, caches)
@@ -72,7 +72,7 @@ def check_parameters(case: Case, module: nn.Module) -> None:
     calls = case.description["calls"]
     call = next((c for c in calls if "method" not in c and "cache_from" not in c), calls[0])
     args, keywords = _arguments(case, call), _keywords(case, call)
-    variables = jax.eval_shape(lambda rngs: module.init(rngs, *args, **keywords), _init_rngs())
+    variables = jax.eval_shape(lambda rngs: module.init(rngs, *args, **keywords), init_rngs())
     assert compare.shapes(variables.get("params", {})) == case.description.get("param_tree", {})
     assert compare.flatten_axes(variables.get("params_axes", {})) == case.description.get("params_axes", {})
 
@@ -137,7 +137,8 @@ def _keywords(case: Case, call: Mapping[str, Any]) -> dict[str, Any]:
     return build(call.get("kwargs", {}), case.arrays)
 
 
-def _init_rngs() -> dict[str, jax.Array]:
+def init_rngs() -> dict[str, jax.Array]:
+    """The keys that recorded initialisations used."""
     return {"params": jax.random.PRNGKey(0), "dropout": jax.random.PRNGKey(1)}
 
 
