@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from flaxformer.components.attention import masks
+from flaxformer.components.attention.interface import DenseAttention
 from flaxformer.components.calling import call_part
 from flaxformer.step import Step
 from flaxformer.types import Array
@@ -15,7 +16,7 @@ from flaxformer.types import Array
 Chunk = tuple[int, int]
 
 
-class LocalAttentionLayer(nn.Module):
+class LocalAttentionLayer(DenseAttention):
     """Cuts queries and keys into chunks, pairs them in order, and lets any attention layer attend within each pair.
 
     Cost falls from T·S to T times the width of a key chunk. With 6 queries, 6 keys, query chunks of 2 by 2 and key

@@ -5,7 +5,7 @@ Glossary:
 * A *mask* says for every pair of a query and a key whether the query may see the key. True = may see.
 * `dense(T, S)` is its whole picture, `[#B #N T S]` bool; `block(...)` a rectangle of that picture.
 * `visibility(...)` is what is known about blocks before any array exists: a kernel skips blocks that are `HIDDEN` and
-  masks only those that are `MIXED`. Since HIDDEN < MIXED < VISIBLE, a conjunction is a minimum, a disjunction a maximum.
+  masks only those that are `MIXED`. As HIDDEN < MIXED < VISIBLE, a conjunction is a minimum, a disjunction a maximum.
   Where a mask's arrays are NumPy arrays, or there are none, the answer is a NumPy array, known while tracing.
 * *Positions* say where tokens stand in their own sequence. Until `at` binds others, they are the row offsets 0, 1, 2...
 
@@ -72,7 +72,7 @@ class Mask:
         return np.full((1, grid.query_count, grid.key_count), MIXED, np.int8)
 
     def at(self, query_positions: Int[Array, "#B T"] | None, key_positions: Int[Array, "#B S"] | None) -> Mask:
-        """This mask for tokens that stand at the given positions; masks that do not look at positions stay as they are."""
+        """This mask for tokens at the given positions; masks that do not look at positions stay as they are."""
         return self
 
     def dense(self, query_length: int, key_length: int) -> Bool[Array, "#B #N T S"]:
@@ -350,7 +350,7 @@ def combine(*masks: Mask | Array | None) -> Mask | None:
 
 
 def describe(mask: Mask | Array, query_length: int, key_length: int, row: int = 0, head: int = 0) -> str:
-    """The picture of one row of the batch and one head: a line per query, `x` for a key it sees, `.` for a hidden one."""
+    """The picture of one row of the batch and one head: a line per query, `x` for keys it sees, `.` for the others."""
     picture = np.asarray(as_mask(mask).dense(query_length, key_length))
     picture = picture[row if picture.shape[0] > 1 else 0, head if picture.shape[1] > 1 else 0]
     return "\n".join("".join("x" if seen else "." for seen in line) for line in picture)
