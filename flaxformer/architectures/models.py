@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Float, Int, Num
 
 from flaxformer.architectures.common.param_remapping import ParameterRemappable
-from flaxformer.components.attention.masks import Causal, Mask, Padding, PrefixLM, Segments, combine
+from flaxformer.components.attention.masks import Causal, Mask, Padding, Segments, combine, prefix_lm
 from flaxformer.components.calling import accepts
 from flaxformer.components.embedding import Embedder
 from flaxformer.step import Step
@@ -26,7 +26,7 @@ def decoder_mask(
     reach = Causal()
     if causal_attention is not None:
         flags = causal_attention > 0
-        reach = reach | PrefixLM(flags, flags)
+        reach = prefix_lm(flags, flags)
     return combine(reach, Padding(targets > 0, targets > 0), _same_segment(segment_ids, segment_ids))
 
 
@@ -43,7 +43,7 @@ def _step_mask(step: Step, causal_attention: Array | None = None) -> Mask | None
     if not step.fresh:
         raise ValueError("decoder_causal_attention was given after the prompt; expected it with the first step only.")
     flags = causal_attention > 0
-    return Causal() | PrefixLM(flags, flags)
+    return prefix_lm(flags, flags)
 
 
 def _make_stack(factory: Callable[..., nn.Module], shared_token_embedder: nn.Module | None, annotations: Any):

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 from flax.linen import partitioning
 
-from flaxformer.components import transforms
 from flaxformer.components.calling import accepts
 from flaxformer.types import Array
 
@@ -52,6 +51,8 @@ def maybe_remat(
     lyrf: Callable[[], nn.Module], layer_remat: LayerRemat | str, scan_layers: bool, static_argnums: Sequence[int]
 ) -> Callable[[], nn.Module]:
     """The factory `lyrf`, making layers that rematerialise as `layer_remat` says."""
+    from flaxformer.components import transforms  # only this older way needs it
+
     layer_remat = resolve_remat(layer_remat, scan_layers)
     if layer_remat is LayerRemat.NONE:
         return lyrf

@@ -163,9 +163,10 @@ class ParallelFusedDecoderLayer(nn.Module, ParameterRemappable):
             prefill_lengths = count_first_row(decoder_mask, targets.shape[-2])
         step = step or Step.from_keywords(decode, prefill, prefill_lengths)
         bias = position_bias
-        if bias is None:
+        if bias is None:  # computed at every step, so nothing of it is cached
+            uncached = step.replace(decode=False)
             bias = self_attention_bias(
-                self.relpos_bias, targets, bidirectional=False, step=step, max_decode_length=max_decode_length
+                self.relpos_bias, targets, bidirectional=False, step=uncached, max_decode_length=max_decode_length
             )
         offered = {"step": step, "enable_dropout": enable_dropout}
 
