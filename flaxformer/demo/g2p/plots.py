@@ -38,7 +38,7 @@ def attention_heat_map(
     figure_module = require("matplotlib.figure", extra="train")  # without pyplot: no window, no global state
     figure = figure_module.Figure(figsize=(2 + 0.5 * expected[1], 1.4 + 0.42 * expected[0]), layout="constrained")
     axes = figure.add_subplot()
-    image = axes.imshow(weights, cmap="viridis", vmin=0.0, vmax=1.0, aspect="auto")
+    image = axes.imshow(weights, cmap="viridis", vmin=0.0, aspect="auto")
     axes.set_xticks(range(expected[1]), [*word, "end"], fontsize=14)
     axes.set_yticks(range(expected[0]), [*pronunciation, "end"], fontsize=14)
     axes.set_xlabel("letters read", fontsize=13)
