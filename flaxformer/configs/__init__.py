@@ -13,6 +13,7 @@ from flaxformer.configs.errors import ConfigurationError
 from flaxformer.configs.files import find, folder, shipped
 from flaxformer.configs.loading import load
 from flaxformer.configs.parsing import read
+from flaxformer.configs.writing import write
 
 if TYPE_CHECKING:
     from flaxformer.configs.explanation import Explanation, explain
@@ -28,6 +29,7 @@ __all__ = [
     "load",
     "read",
     "shipped",
+    "write",
 ]
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import gin
 
+from flaxformer.configs.checking import check
 from flaxformer.configs.errors import ConfigurationError, near_misses
 from flaxformer.configs.values import Bound, Constant, Macro, Reference, Required, Scope, Target, markers, short
 
@@ -85,7 +86,7 @@ class Configuration:
         Raises:
           ConfigurationError: when the macro, or anything that can be reached from it, is undefined or still required.
         """
-        self.check(macro)
+        check(self, macro)
         return self.evaluate(Macro(macro))
 
     def configured(self, target: Target) -> "Configured":
@@ -102,7 +103,7 @@ class Configuration:
                 return Configured(self, value)
             case Macro(name):
                 with _scope(self, tuple(name.split("/"))):
-                    return self.evaluate(self._macro(name, "").value)
+                    return self.evaluate(self.macro(name).value)
             case Constant():
                 return value.value
             case Required():
@@ -125,50 +126,18 @@ class Configuration:
         values = [*self.macros.values(), *(bound for found in self.bindings.values() for bound in found.values())]
         return {marker.name for bound in values for marker in markers(bound.value) if isinstance(marker, Macro)}
 
-    def check(self, macro: str) -> None:
-        """Refuses, before anything is built, what `macro` needs and does not have."""
-        self._macro(macro, f" It was asked for by name in {', '.join(map(str, self.files)) or 'no file'}.")
-        todo = [(Macro(macro), "")]
-        seen: set[Any] = set()
-        while todo:
-            marker, use = todo.pop()
-            if marker in seen:
-                continue
-            seen.add(marker)
-            todo.extend(self._needs(marker, use))
+    def macro(self, name: str, because: str = "") -> Bound:
+        """What is bound to a macro, or, for `scope/NAME` without a value of its own, to its scope, as in gin.
 
-    def _needs(self, marker: Any, use: str) -> Iterator[tuple[Any, str]]:
-        """The markers that `marker` leads to, each with a sentence on where it stands."""
-        if isinstance(marker, Macro):
-            bound = self._macro(marker.name, use)
-            if bound.value is Required.REQUIRED:
-                raise ConfigurationError(
-                    f"{marker.name} is required and not bound (declared at {bound.location}).{use} "
-                    f"Bind it, for example with --gin.{marker.name}=VALUE or bindings=['{marker.name} = VALUE']."
-                )
-            yield from self._standing(bound, marker.name)
-        elif isinstance(marker, Reference):
-            for (scope, target), found in self.bindings.items():
-                if target is marker.target:
-                    for parameter, bound in found.items():
-                        name = f"{'/'.join((*scope, short(marker.path)))}.{parameter}"
-                        yield from self._standing(bound, name)
-
-    def _standing(self, bound: Bound, name: str) -> Iterator[tuple[Any, str]]:
-        for marker in markers(bound.value):
-            if marker is Required.REQUIRED:
-                raise ConfigurationError(
-                    f"{name} is required and not bound (declared at {bound.location}). Bind it, for example with "
-                    f"--gin.{name}=VALUE or bindings=['{name} = VALUE']."
-                )
-            yield marker, f" It is used by {name} ({bound.location})."
-
-    def _macro(self, name: str, use: str) -> Bound:
+        Raises:
+          ConfigurationError: when nothing is; `because` then says who wanted it.
+        """
         scope = name.split("/")
         for length in range(len(scope), 0, -1):
             found = self.macros.get("/".join(scope[:length]))
             if found is not None:
                 return found
+        use = f" It is {because}." if because else ""
         raise ConfigurationError(f"the macro {name} is not defined; {near_misses(name, self.macros)}{use}")
 
 

@@ -17,9 +17,9 @@ from flaxformer.configs.files import PathLike
 from flaxformer.configs.flops import matmul_flops
 from flaxformer.configs.loading import default_root
 from flaxformer.configs.parsing import read
-from flaxformer.configs.values import Bound, short
+from flaxformer.configs.values import Bound, brief, short
 
-TOKENS = ("encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens", "inputs", "token_ids")
+TOKENS = ("encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,4 +180,4 @@ def _binding(name: str, bound: Bound) -> Binding:
     while earlier is not None:
         replaced.append(earlier.location)
         earlier = earlier.replaced
-    return Binding(name, repr(bound.value), bound.location, tuple(replaced))
+    return Binding(name, brief(bound.value), bound.location, tuple(replaced))

@@ -1,5 +1,8 @@
-"""Printing an explanation: as tables where rich is installed, as aligned text elsewhere."""
+"""Printing an explanation: as tables on a terminal where rich is installed, as aligned text elsewhere."""
 
+import collections
+import re
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -7,12 +10,13 @@ from flaxformer.configs.explanation import Explanation
 from flaxformer.configs.files import folder
 from flaxformer.extras import MissingExtraError, require
 
-_PARAMETERS = ("parameter", "shape", "axes", "size")
+_PARAMETERS = ("parameter", "times", "shape", "axes", "size")
 _BINDINGS = ("bound", "to", "where", "instead of")
+_LAYER = re.compile(r"(?<=layers_)(\d+)")
 
 
 def render(explanation: Explanation) -> str:
-    """The explanation as plain text."""
+    """The explanation as plain text; parameters that are alike in all layers share a line."""
     return "\n\n".join(
         [
             _text(_PARAMETERS, _parameter_rows(explanation)),
@@ -23,29 +27,36 @@ def render(explanation: Explanation) -> str:
 
 
 def show(explanation: Explanation) -> None:
-    """Prints the explanation, with rich when it is installed."""
+    """Prints the explanation, as tables of rich when standard output is a terminal and rich is installed."""
     try:
-        require("rich", extra="train")
+        console = require("rich.console", extra="train").Console() if sys.stdout.isatty() else None
     except MissingExtraError:
+        console = None
+    if console is None:
         print(render(explanation))
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
+    make_table, escape = require("rich.table", extra="train").Table, require("rich.markup", extra="train").escape
     for head, rows in ((_PARAMETERS, _parameter_rows(explanation)), (_BINDINGS, _binding_rows(explanation))):
-        table = Table(*head)
+        table = make_table()
+        for title in head:
+            table.add_column(title, overflow="fold")
         for row in rows:
-            table.add_row(*(cell.replace("[", r"\[") for cell in row))
+            table.add_row(*map(escape, row))
         console.print(table)
     for line in _totals(explanation):
         console.print(line, highlight=False, markup=False)
 
 
 def _parameter_rows(explanation: Explanation) -> Iterable[tuple[str, ...]]:
+    alike = collections.defaultdict(list)
     for parameter in explanation.parameters:
-        shape = " x ".join(map(str, parameter.shape))
-        yield parameter.name, shape, " ".join(str(axis) for axis in parameter.axes or ()), f"{parameter.size:,}"
+        key = (_LAYER.sub("*", parameter.name), parameter.shape, parameter.axes)
+        alike[key].append(parameter)
+    for (name, shape, axes), found in alike.items():
+        size = sum(parameter.size for parameter in found)
+        name = name if len(found) > 1 else found[0].name
+        axis_names = " ".join(str(axis) for axis in axes or ())
+        yield name, str(len(found)), " x ".join(map(str, shape)) or "scalar", axis_names, f"{size:,}"
 
 
 def _binding_rows(explanation: Explanation) -> Iterable[tuple[str, ...]]:

@@ -89,6 +89,20 @@ def markers(value: Any) -> Iterator[Marker]:
             yield from markers(item)
 
 
+def brief(value: Any) -> str:
+    """The gin text of `value`, with targets named as gin files do: `@dense.MlpBlock()`."""
+    match value:
+        case Reference():
+            return repr(dataclasses.replace(value, path=short(value.path)))
+        case dict():
+            return "{" + ", ".join(f"{brief(key)}: {brief(item)}" for key, item in value.items()) + "}"
+        case list():
+            return f"[{', '.join(map(brief, value))}]"
+        case tuple():
+            return f"({', '.join(map(brief, value))}{',' if len(value) == 1 else ''})"
+    return repr(value)
+
+
 def short(path: str) -> str:
     """The last two parts of a dotted path, as gin files write it: `dense.MlpBlock`."""
     return ".".join(path.split(".")[-2:])
