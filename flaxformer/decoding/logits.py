@@ -146,4 +146,5 @@ def top_p_mask(logits: Float[Array, "*R V"], p: Float[Array, ""] | float) -> Boo
 
     start = jnp.zeros((*logits.shape[:-1], 1), jnp.int32)
     threshold = jax.lax.fori_loop(0, 30, try_bit, start)
-    return probabilities >= jax.lax.bitcast_convert_type(threshold, jnp.float32)
+    kept = probabilities >= jax.lax.bitcast_convert_type(threshold, jnp.float32)
+    return kept | (jnp.asarray(p) >= 1.0)  # rounding may bring the total to 1 without the least entries

@@ -1,0 +1,8 @@
+"""Decoding strategies: how logits become tokens. See `base` for what a strategy is."""
+
+from flaxformer.decoding.strategies.base import Generated, Request, Strategy
+from flaxformer.decoding.strategies.beam import BeamSearch
+from flaxformer.decoding.strategies.greedy import Greedy
+from flaxformer.decoding.strategies.sample import Sample
+
+__all__ = ["BeamSearch", "Generated", "Greedy", "Request", "Sample", "Strategy"]

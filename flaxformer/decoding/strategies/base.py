@@ -15,9 +15,8 @@ cache.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-import flax.struct
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
@@ -41,8 +40,7 @@ class Request:
     pad_id: int = 0
 
 
-@flax.struct.dataclass
-class Generated:
+class Generated(NamedTuple):
     """The results of a strategy, best first.
 
     Attributes:

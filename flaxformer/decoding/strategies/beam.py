@@ -4,7 +4,8 @@ Glossary:
 
 * *live*: a hypothesis still being written; K per item, worst first (ties are decided by that order, as in T5X).
 * *finished*: one that ended with EOS; K slots per item, empty ones score `NEG_INF`.
-* *candidate*: a live hypothesis with one more token; 2K per item, so that K remain even if K of them end.
+* *candidate*: a live hypothesis with one more token; 2K per item, so that K remain even if K of them end. A beam of one
+  has one candidate, which makes it greedy search.
 * *trace*: per step, the token that each live hypothesis got and the slot it continued. Hypotheses are read off the
   traces at the end, so that a step moves a few numbers per beam and never whole sequences.
 """
@@ -134,7 +135,8 @@ class BeamSearch:
         self, logits: Float[Array, "R V"], state: BeamState
     ) -> tuple[Int[Array, " R"], Int[Array, " R"], BeamState]:
         logits = logits.astype(jnp.float32).reshape(*state.live_scores.shape, -1)  # [B K V]
-        return self.extend(*best_continuations(logits, state.live_scores, 2 * self.num_beams), state)
+        count = 2 * self.num_beams if self.num_beams > 1 else 1
+        return self.extend(*best_continuations(logits, state.live_scores, count), state)
 
     def extend(
         self,

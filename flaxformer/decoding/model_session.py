@@ -1,0 +1,143 @@
+"""How a model is prefilled and stepped. Knows no strategy.
+
+A model is an encoder-decoder if it has `encode` and `decode`, otherwise decoder-only. Both take a `Step`; the first
+call of a batch makes the collections `cache` (one row per decoder row) and `cross_cache` (the encoder's keys and
+values, one row per item, never tiled nor reordered), every later one updates `cache` only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, Int
+
+from flaxformer.decoding.prompts import ENCODER_TOKENS, Prompts
+from flaxformer.decoding.t5x_caches import cache_map, flat_batch_beam_expand, take_rows
+from flaxformer.step import Step
+from flaxformer.types import Array
+
+_POSITION_TABLE = "pos_embedding"
+
+
+@flax.struct.dataclass
+class Memory:
+    """What changes from step to step.
+
+    Attributes:
+      cache: the model's `cache` collection.
+      step: the step to take next.
+    """
+
+    cache: Any
+    step: Step
+
+
+@flax.struct.dataclass
+class Context:
+    """What stays as it is while a batch is decoded.
+
+    Attributes:
+      variables: the model's variables, with `cross_cache` once there is one.
+      encoded: `[B S D]`, or None without an encoder.
+      encoder_input_tokens: `[B S]`, likewise.
+    """
+
+    variables: Any
+    encoded: Float[Array, "B S D"] | None = None
+    encoder_input_tokens: Int[Array, "B S"] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSession:
+    """A model, seen as something that turns tokens into the logits of the next token."""
+
+    model: nn.Module
+
+    @property
+    def has_encoder(self) -> bool:
+        return hasattr(self.model, "encode") and hasattr(self.model, "decode")
+
+    @property
+    def row_axis(self) -> int:
+        """The axis of cache leaves that counts rows: behind the layers when those are stacked."""
+        return int(bool(getattr(self.model, "scan_layers", False)))
+
+    def open(self, variables: Mapping[str, Any], inputs: Mapping[str, Array]) -> Context:
+        """Encodes what there is to encode."""
+        if not self.has_encoder:
+            return Context(variables)
+        tokens = inputs[ENCODER_TOKENS]
+        encoded = self.model.apply(variables, tokens, enable_dropout=False, method="encode")
+        return Context(variables, encoded, tokens)
+
+    def prefill(
+        self, context: Context, prompts: Prompts, cache_length: int
+    ) -> tuple[Float[Array, "B V"], Context, Memory]:
+        """Reads the prompts into an empty cache of `cache_length` slots; returns the logits behind them.
+
+        The last token of a longer prompt is read by a step of its own. Nobody then asks for the logits of the others,
+        and XLA drops them: at 512 tokens and a vocabulary of 32128 they are 66 MB per item. A prefix that sees itself
+        has to be read at once.
+        """
+        length = prompts.tokens.shape[1]
+        head = length if prompts.prefix is not None else max(length - 1, 1)
+        step = Step.start(prompts.valid[:, :head], cache_length)
+        flags = {} if prompts.prefix is None else {"decoder_causal_attention": prompts.prefix}
+        mutable = ["cache", "cross_cache"]
+        logits, changed = self._call(context, {}, prompts.tokens[:, :head], step, mutable, **flags)
+        if "cross_cache" in changed:
+            context = context.replace(variables={**context.variables, "cross_cache": changed["cross_cache"]})
+        memory = Memory(changed["cache"], step.advance())
+        if head == length:
+            return logits[:, -1], context, memory
+        logits, memory = self.step(context, memory, prompts.tokens[:, -1])
+        return logits, context, memory
+
+    def step(self, context: Context, memory: Memory, tokens: Int[Array, " R"]) -> tuple[Float[Array, "R V"], Memory]:
+        """Reads one token per row; returns the logits of the next."""
+        logits, changed = self._call(context, {"cache": memory.cache}, tokens[:, None], memory.step, ["cache"])
+        return logits[:, -1], Memory(changed["cache"], memory.step.advance())
+
+    def expand(self, memory: Memory, width: int) -> Memory:
+        """`width` rows for every row."""
+        if width == 1:
+            return memory
+        cache = cache_map(lambda x: flat_batch_beam_expand(x, width, self.row_axis), memory.cache)
+        step = jax.tree.map(lambda x: jnp.repeat(x, width, axis=0) if x.ndim and x.shape[0] > 1 else x, memory.step)
+        return Memory(cache, step)
+
+    def reorder(self, memory: Memory, rows: Int[Array, " R"]) -> Memory:
+        """The memory of the given rows; rows of one item share their positions, so only the cache moves."""
+        return memory.replace(cache=cache_map(lambda x: take_rows(x, rows, self.row_axis), memory.cache))
+
+    def longest_sequences(self, variables: Mapping[str, Any]) -> dict[str, int]:
+        """How many positions the learned tables of the stacks have: `{"encoder": P, "decoder": P}`."""
+        found: dict[str, int] = {}
+        for path, leaf in jax.tree_util.tree_leaves_with_path(variables["params"]):
+            names = [str(getattr(key, "key", key)) for key in path]
+            if names[-1] == _POSITION_TABLE:
+                stack = "encoder" if "encoder" in names else "decoder"
+                found[stack] = min(found.get(stack, leaf.shape[0]), leaf.shape[0])
+        return found
+
+    def _call(
+        self,
+        context: Context,
+        cache: Mapping[str, Any],
+        tokens: Int[Array, "R T"],
+        step: Step,
+        mutable: list[str],
+        **flags: Array,
+    ) -> tuple[Float[Array, "R T V"], Any]:
+        variables = {**context.variables, **cache}
+        options = {"step": step, "enable_dropout": False, "mutable": mutable, **flags}
+        if not self.has_encoder:
+            return self.model.apply(variables, tokens, None, **options)
+        encoder = (context.encoded, context.encoder_input_tokens)
+        return self.model.apply(variables, *encoder, tokens, None, method="decode", **options)
