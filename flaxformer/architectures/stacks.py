@@ -294,11 +294,11 @@ class Decoder(_Stack, ParameterRemappable):
         """The layers, the final norm and the logits on embedded inputs."""
         del decoder_positions  # the embedder has read them; kept for callers who pass them by position
         if encoder_outputs is not None and encoder_outputs.ndim != 3:
-            raise ShapeError(f"encoder_outputs has shape {encoder_outputs.shape}; expected rank 3, [batch, length, width].")
+            raise ShapeError(
+                f"encoder_outputs has shape {encoder_outputs.shape}; expected rank 3, [batch, length, width]."
+            )
         known = step or Step.from_keywords(decode, prefill, prefill_lengths)
-        bias = self._shared_bias(
-            embedded_inputs, bidirectional=False, step=known, max_decode_length=max_decode_length
-        )
+        bias = self._shared_bias(embedded_inputs, bidirectional=False, step=known, max_decode_length=max_decode_length)
         arrays = {
             "decoder_mask": decoder_mask,
             "encoder_decoder_mask": encoder_decoder_mask,

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from einops import rearrange
 from flax.linen import partitioning
@@ -98,7 +99,7 @@ class _DotProductAttention(HeadProjections, t5x_cache.CountedCache, DenseAttenti
           ValueError: for shapes that do not fit each other, or a call the cache cannot serve.
         """
         step = step or Step.from_keywords(decode, prefill, prefill_lengths)
-        self._check_call(inputs_q, inputs_kv, mask, bias)
+        self._check_call(inputs_q, inputs_kv, mask, bias, step)
         query, key, value = self._heads(inputs_q, inputs_kv, precomputed_qkv, step)
         query, key, value, place, bias = self._remember(query, key, value, mask, bias, step)
         mask = _effective_mask(mask, place)
@@ -110,10 +111,14 @@ class _DotProductAttention(HeadProjections, t5x_cache.CountedCache, DenseAttenti
         return self._project_out(x, inputs_q.shape[-1])
 
     @nn.nowrap
-    def _check_call(self, inputs_q: Array, inputs_kv: Array, mask: Any, bias: Array | None) -> None:
+    def _check_call(self, inputs_q: Array, inputs_kv: Array, mask: Any, bias: Array | None, step: Step) -> None:
         retired.refuse_retired(self, **{name: getattr(self, name) for name in _RETIRED if hasattr(self, name)})
         arrays = None if isinstance(mask, Mask) else mask
-        validate_dense_attention_call_parameter_shapes(inputs_q, inputs_kv, arrays, bias, self.num_heads)
+        keys = inputs_kv
+        if step.use_cache and not step.memory:  # mask and bias speak of everything cached
+            *batch, _, width = inputs_kv.shape
+            keys = jax.ShapeDtypeStruct((*batch, step.key_positions.shape[-1], width), inputs_kv.dtype)
+        validate_dense_attention_call_parameter_shapes(inputs_q, keys, arrays, bias, self.num_heads)
         self._check_fusing(inputs_q, inputs_kv)
 
     @nn.nowrap
@@ -415,6 +420,7 @@ def _as_bias(mask: Mask | None, bias: Array | None, query: Array, key: Array, dt
     hidden = jnp.asarray(MASKED_LOGIT, dtype)
     masking = jnp.where(mask.dense(query.shape[-3], key.shape[-3]), jnp.zeros((), dtype), hidden)
     return masking if bias is None else masking + bias
+
 
 __all__ = [
     "DenseAttention",

@@ -22,4 +22,6 @@ class DenseAttention(nn.Module):
         enable_dropout: bool = True,
     ) -> Array:
         """Attends from `inputs_q [B T D]` to `inputs_kv [B S D]`."""
-        raise NotImplementedError("DenseAttention is an interface; use MultiHeadDotProductAttention or write a subclass.")
+        raise NotImplementedError(
+            "DenseAttention is an interface; use MultiHeadDotProductAttention or write a subclass."
+        )

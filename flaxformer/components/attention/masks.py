@@ -23,14 +23,24 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, ClassVar, NamedTuple, TypeAlias
+from typing import ClassVar
 
 import flax.struct
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Int, Int8
 
+from flaxformer.components.attention.blocks import (
+    Grid,
+    Known,
+    Start,
+    cut,
+    grow,
+    namespace,
+    position_ranges,
+    positions_of,
+    ranges_of,
+)
 from flaxformer.types import Array
 
 # Added to the scores of hidden pairs. Large enough that the score of a hidden key is lost next to any visible one, and
@@ -39,18 +49,6 @@ from flaxformer.types import Array
 MASKED_LOGIT = -1e10
 
 HIDDEN, MIXED, VISIBLE = 0, 1, 2
-
-Start: TypeAlias = int | Int[Array, ""]
-Known: TypeAlias = np.ndarray | Array
-
-
-class Grid(NamedTuple):
-    """Blocks of equal size: block (i, j) has the queries from `i * query_size` and the keys from `j * key_size` on."""
-
-    query_count: int
-    query_size: int
-    key_count: int
-    key_size: int
 
 
 class Mask:
@@ -83,8 +81,8 @@ class Mask:
 
     def pad(self, query_length: int, key_length: int) -> Mask:
         """This mask for longer sequences. What it says about the added pairs means nothing."""
-        grown = {name: _grow(getattr(self, name), query_length) for name in self.query_fields}
-        grown |= {name: _grow(getattr(self, name), key_length) for name in self.key_fields}
+        grown = {name: grow(getattr(self, name), query_length) for name in self.query_fields}
+        grown |= {name: grow(getattr(self, name), key_length) for name in self.key_fields}
         return dataclasses.replace(self, **grown) if grown else self
 
     def validate(self, query_length: int, key_length: int) -> None:
@@ -128,8 +126,8 @@ class Window(Mask):
         return dataclasses.replace(self, query_positions=query_positions, key_positions=key_positions)
 
     def block(self, query_start: Start, query_size: int, key_start: Start, key_size: int) -> Bool[Array, "#B 1 q k"]:
-        query = _positions(self.query_positions, query_start, query_size)[:, None, :, None]
-        key = _positions(self.key_positions, key_start, key_size)[:, None, None, :]
+        query = positions_of(self.query_positions, query_start, query_size)[:, None, :, None]
+        key = positions_of(self.key_positions, key_start, key_size)[:, None, None, :]
         seen = jnp.ones((1, 1, query_size, key_size), bool)
         if self.right is not None:
             seen &= key <= query + self.right
@@ -138,8 +136,8 @@ class Window(Mask):
         return seen
 
     def visibility(self, grid: Grid) -> Int8[Known, "#B q k"]:
-        query_low, query_high = _position_ranges(self.query_positions, grid.query_count, grid.query_size)
-        key_low, key_high = _position_ranges(self.key_positions, grid.key_count, grid.key_size)
+        query_low, query_high = position_ranges(self.query_positions, grid.query_count, grid.query_size)
+        key_low, key_high = position_ranges(self.key_positions, grid.key_count, grid.key_size)
         nearest = key_low[:, None, :] - query_high[:, :, None]  # the least key - query in the block
         furthest = key_high[:, None, :] - query_low[:, :, None]
         left = -np.inf if self.left is None else -self.left
@@ -176,12 +174,12 @@ class Segments(Mask):
     key_fields = ("key_ids",)
 
     def block(self, query_start: Start, query_size: int, key_start: Start, key_size: int) -> Bool[Array, "#B 1 q k"]:
-        query = _cut(self.query_ids, query_start, query_size)[:, None, :, None]
-        return query == _cut(self.key_ids, key_start, key_size)[:, None, None, :]
+        query = cut(self.query_ids, query_start, query_size)[:, None, :, None]
+        return query == cut(self.key_ids, key_start, key_size)[:, None, None, :]
 
     def visibility(self, grid: Grid) -> Int8[Known, "#B q k"]:
-        query_low, query_high = (x[:, :, None] for x in _ranges(self.query_ids, grid.query_size))
-        key_low, key_high = (x[:, None, :] for x in _ranges(self.key_ids, grid.key_size))
+        query_low, query_high = (x[:, :, None] for x in ranges_of(self.query_ids, grid.query_size))
+        key_low, key_high = (x[:, None, :] for x in ranges_of(self.key_ids, grid.key_size))
         alike = (query_low == query_high) & (key_low == key_high) & (query_low == key_low)
         return _classify(hidden=(query_high < key_low) | (query_low > key_high), visible=alike)
 
@@ -204,15 +202,15 @@ class Padding(Mask):
     def block(self, query_start: Start, query_size: int, key_start: Start, key_size: int) -> Bool[Array, "#B 1 #q #k"]:
         seen = jnp.ones((1, 1, 1, 1), bool)
         if self.query_valid is not None:
-            seen &= _cut(self.query_valid, query_start, query_size)[:, None, :, None]
+            seen &= cut(self.query_valid, query_start, query_size)[:, None, :, None]
         if self.key_valid is not None:
-            seen &= _cut(self.key_valid, key_start, key_size)[:, None, None, :]
+            seen &= cut(self.key_valid, key_start, key_size)[:, None, None, :]
         return seen
 
     def visibility(self, grid: Grid) -> Int8[Known, "#B q k"]:
         query = _flagged(self.query_valid, grid.query_count, grid.query_size)[:, :, None]
         key = _flagged(self.key_valid, grid.key_count, grid.key_size)[:, None, :]
-        return _namespace(query, key).minimum(query, key)
+        return namespace(query, key).minimum(query, key)
 
 
 @flax.struct.dataclass
@@ -233,7 +231,7 @@ class KeyLengths(Mask):
         first = np.arange(grid.key_count)[None, :] * grid.key_size
         lengths = self.lengths[:, None]
         key = _classify(hidden=first >= lengths, visible=first + grid.key_size <= lengths)
-        return _namespace(key).broadcast_to(key[:, None, :], (key.shape[0], grid.query_count, grid.key_count))
+        return namespace(key).broadcast_to(key[:, None, :], (key.shape[0], grid.query_count, grid.key_count))
 
     def validate(self, query_length: int, key_length: int) -> None:
         if self.lengths.ndim != 1:
@@ -254,18 +252,18 @@ class ArrayMask(Mask):
     array: Bool[Array, "#B #N #T #S"]
 
     def block(self, query_start: Start, query_size: int, key_start: Start, key_size: int) -> Bool[Array, "#B #N #q #k"]:
-        return _cut(_cut(self.array, key_start, key_size), query_start, query_size, axis=-2)
+        return cut(cut(self.array, key_start, key_size), query_start, query_size, axis=-2)
 
     def visibility(self, grid: Grid) -> Int8[Known, "#B q k"]:
         shape = self.array.shape
         lengths = (grid.query_count * grid.query_size, grid.key_count * grid.key_size)
-        seen = _namespace(self.array).broadcast_to(self.array, (*shape[:-2], *lengths))
+        seen = namespace(self.array).broadcast_to(self.array, (*shape[:-2], *lengths))
         blocks = seen.reshape(shape[0], -1, grid.query_count, grid.query_size, grid.key_count, grid.key_size)
         return _classify(hidden=~blocks.any((1, 3, 5)), visible=blocks.all((1, 3, 5)))
 
     def pad(self, query_length: int, key_length: int) -> Mask:
-        array = self.array if self.array.shape[-1] == 1 else _grow(self.array, key_length)
-        return ArrayMask(array if array.shape[-2] == 1 else _grow(array, query_length, axis=-2))
+        array = self.array if self.array.shape[-1] == 1 else grow(self.array, key_length)
+        return ArrayMask(array if array.shape[-2] == 1 else grow(array, query_length, axis=-2))
 
     def validate(self, query_length: int, key_length: int) -> None:
         shape = self.array.shape
@@ -304,7 +302,7 @@ class And(_Several):
 
     def visibility(self, grid: Grid) -> Int8[Known, "#B q k"]:
         parts = [part.visibility(grid) for part in self.parts]
-        return functools.reduce(_namespace(*parts).minimum, parts)
+        return functools.reduce(namespace(*parts).minimum, parts)
 
 
 @flax.struct.dataclass
@@ -319,7 +317,7 @@ class Or(_Several):
 
     def visibility(self, grid: Grid) -> Int8[Known, "#B q k"]:
         parts = [part.visibility(grid) for part in self.parts]
-        return functools.reduce(_namespace(*parts).maximum, parts)
+        return functools.reduce(namespace(*parts).maximum, parts)
 
 
 def prefix_lm(query_prefix: Bool[Array, "#B T"], key_prefix: Bool[Array, "#B S"]) -> Mask:
@@ -360,52 +358,12 @@ def _parts(mask: Mask, kind: type[_Several]) -> tuple[Mask, ...]:
     return mask.parts if isinstance(mask, kind) else (mask,)
 
 
-def _cut(array: Any, start: Start, size: int, axis: int = -1) -> Array:
-    """`size` entries of an axis from `start` on; axes of size 1 stay."""
-    array = jnp.asarray(array)
-    if array.shape[axis] in (1, size) and (array.shape[axis] == 1 or isinstance(start, int)):
-        return array
-    return jax.lax.dynamic_slice_in_dim(array, start, size, axis)
-
-
-def _grow(array: Any, length: int, axis: int = -1) -> Any:
-    if array is None or array.shape[axis] == length:
-        return array
-    widths = [(0, 0)] * array.ndim
-    widths[axis] = (0, length - array.shape[axis])
-    return (np if isinstance(array, np.ndarray) else jnp).pad(array, widths, mode="edge")
-
-
-def _positions(positions: Array | None, start: Start, size: int) -> Int[Array, "#B size"]:
-    if positions is None:
-        return start + jnp.arange(size, dtype=jnp.int32)[None, :]
-    return _cut(positions, start, size)
-
-
-def _namespace(*arrays: Known) -> Any:
-    """`numpy` while everything is known, `jax.numpy` otherwise."""
-    return np if all(isinstance(array, np.ndarray) for array in arrays) else jnp
-
-
-def _ranges(array: Known, size: int) -> tuple[Known, Known]:
-    """The least and the greatest entry of every block of `size`, `[#B n]` each."""
-    blocks = array.reshape(array.shape[0], -1, size)
-    return blocks.min(-1), blocks.max(-1)
-
-
-def _position_ranges(positions: Known | None, count: int, size: int) -> tuple[Known, Known]:
-    if positions is not None:
-        return _ranges(positions, size)
-    first = np.arange(count)[None, :] * size
-    return first, first + size - 1
-
-
 def _flagged(flags: Known | None, count: int, size: int) -> Int8[Known, "#B n"]:
     if flags is None:
         return np.full((1, count), VISIBLE, np.int8)
-    every, some = _ranges(flags, size)
+    every, some = ranges_of(flags, size)
     return _classify(hidden=~some, visible=every)
 
 
-def _classify(hidden: Known, visible: Known) -> Int8[Known, "..."]:  # noqa: UP037
+def _classify(hidden: Known, visible: Known) -> Int8[Known, "*n"]:
     return (~hidden).astype(np.int8) * (visible.astype(np.int8) + np.int8(1))

@@ -1,0 +1,143 @@
+"""What is asked of an attention kernel, checked once for all of them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from flaxformer.components.attention import masks
+from flaxformer.components.attention.kernels import biases, dropout
+from flaxformer.types import Array, Precision, PRNGKey
+
+
+class Request(NamedTuple):
+    """The arguments of a kernel after checking.
+
+    Attributes:
+      query: `[B T N H]`.
+      key: `[B S K H]`, N a multiple of K.
+      value: `[B S K V]`.
+      mask: symbolic.
+      bias: lazy or an array.
+      scale: what the products of queries and keys are multiplied by.
+      softcap: logits are bent into (-softcap, softcap).
+      sinks: `[N]`, one more logit per head whose weight goes to nothing.
+      dropout_rate: share of weights to drop.
+      seeds: `[2]` for dropout.
+      broadcast_dropout: drop the same keys for all queries.
+      precision: of the products.
+    """
+
+    query: Array
+    key: Array
+    value: Array
+    mask: masks.Mask | None
+    bias: biases.Bias | None
+    scale: float
+    softcap: float | None
+    sinks: Array | None
+    dropout_rate: float
+    seeds: Array | None
+    broadcast_dropout: bool
+    precision: Precision
+
+
+def check(
+    query: Array,
+    key: Array,
+    value: Array,
+    *,
+    mask: masks.Mask | Array | None = None,
+    bias: biases.Bias | Array | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    sinks: Array | None = None,
+    dropout_rate: float = 0.0,
+    dropout_rng: PRNGKey | None = None,
+    broadcast_dropout: bool = False,
+    precision: Precision = None,
+) -> Request:
+    """The request, or a ValueError that says what is wrong with it."""
+    _check_heads(query, key, value)
+    mask, bias = _check_mask(mask), biases.as_bias(bias)
+    batch, query_length, num_heads, _ = query.shape
+    for part in (mask, bias):
+        if part is not None:
+            part.validate(query_length, key.shape[1])
+            _check_batch(part, batch)
+    _check_head_axes(mask, bias, num_heads)
+    if sinks is not None and sinks.shape != (num_heads,):
+        raise ValueError(f"sinks have shape {sinks.shape}; expected ({num_heads},), one logit per query head.")
+    if softcap is not None and not softcap > 0:
+        raise ValueError(f"softcap is {softcap}; expected a positive number, or None for no cap.")
+    if not 0 <= dropout_rate < 1:
+        raise ValueError(f"dropout_rate is {dropout_rate}; expected 0 <= dropout_rate < 1.")
+    if dropout_rate and dropout_rng is None:
+        raise ValueError(
+            f"dropout_rate is {dropout_rate} but dropout_rng is None; expected a random key. "
+            "Pass dropout_rng, or dropout_rate=0 where nothing is to be dropped."
+        )
+    return Request(
+        query=query,
+        key=key,
+        value=value,
+        mask=mask,
+        bias=bias,
+        scale=query.shape[-1] ** -0.5 if scale is None else scale,
+        softcap=softcap,
+        sinks=sinks,
+        dropout_rate=dropout_rate,
+        seeds=dropout.seeds_from(dropout_rng) if dropout_rate else None,
+        broadcast_dropout=broadcast_dropout,
+        precision=precision,
+    )
+
+
+def _check_heads(query: Array, key: Array, value: Array) -> None:
+    shapes = f"query {query.shape}, key {key.shape}, value {value.shape}"
+    if not query.ndim == key.ndim == value.ndim == 4:
+        raise ValueError(f"got {shapes}; expected query [B T N H], key [B S K H] and value [B S K V], 4 axes each.")
+    if not all(jnp.issubdtype(x.dtype, jnp.floating) for x in (query, key, value)):
+        raise ValueError(f"got dtypes {query.dtype}, {key.dtype}, {value.dtype}; expected floating point.")
+    if key.shape[:3] != value.shape[:3] or query.shape[0] != key.shape[0] or query.shape[3] != key.shape[3]:
+        raise ValueError(
+            f"got {shapes}; expected query [B T N H], key [B S K H] and value [B S K V] with the same B, S, K and H."
+        )
+    if key.shape[2] == 0 or query.shape[2] % key.shape[2]:
+        raise ValueError(
+            f"query has {query.shape[2]} heads and key {key.shape[2]}; expected a multiple of the key's. "
+            "Repeat no keys: each serves a group of query heads."
+        )
+
+
+def _check_mask(mask: masks.Mask | Array | None) -> masks.Mask | None:
+    if mask is None or isinstance(mask, masks.Mask):
+        return mask
+    if mask.dtype != bool:
+        raise ValueError(
+            f"mask has dtype {mask.dtype}; expected bool, True = may see. Write mask > 0 for masks of numbers; "
+            "additive masks belong into bias."
+        )
+    if mask.ndim != 4:
+        raise ValueError(f"mask has shape {mask.shape}; expected 4 axes [#B #N #T #S]. Add axes of size 1.")
+    return masks.ArrayMask(mask)
+
+
+def _check_batch(part: masks.Mask | biases.Bias, batch: int) -> None:
+    arrays = part.shape[:1] if isinstance(part, biases.Bias) else [x.shape[0] for x in jax.tree.leaves(part)]
+    for rows in arrays:
+        if rows not in (1, batch):
+            raise ValueError(f"{type(part).__name__} has {rows} rows; expected 1 or {batch}, the batch of the query.")
+
+
+def _check_head_axes(mask: masks.Mask | None, bias: biases.Bias | None, num_heads: int) -> None:
+    if bias is not None and bias.shape[1] not in (1, num_heads):
+        raise ValueError(
+            f"bias has {bias.shape[1]} heads; expected 1 or {num_heads}, the heads of the query. "
+            "Was num_heads changed without its position scheme?"
+        )
+    for x in jax.tree.leaves(mask):
+        if x.ndim == 4 and x.shape[1] not in (1, num_heads):
+            raise ValueError(f"mask has shape {x.shape}; expected 1 or {num_heads} heads on axis 1.")
