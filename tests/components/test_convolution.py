@@ -154,7 +154,7 @@ def test_prefill_and_decode_together_are_refused():
 
 def test_constant_init_fills():
     np.testing.assert_array_equal(constant_init(0.25)(None, (2,)), [0.25, 0.25])
-    assert constant_init(1)(None, (2,), jnp.bfloat16).dtype == jnp.bfloat16
+    assert constant_init(1.0)(None, (2,), jnp.bfloat16).dtype == jnp.bfloat16
 
 
 @pytest.mark.parametrize("shift", [0, 1, -1, 3, -3])
