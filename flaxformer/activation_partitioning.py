@@ -74,13 +74,13 @@ def with_sharding_migration(
       ValueError: when axis rules are set and the legacy number asks for something they may contradict.
     """
     if activation_partitioning_dims is None:
-        return flax_partitioning.with_sharding_constraint(x, logical_axis_names)
+        return flax_partitioning.with_sharding_constraint(x, logical_axis_names)  # pyright: ignore
     _log_deprecation()
-    if not flax_partitioning.get_axis_rules():
+    if not flax_partitioning.get_axis_rules():  # pyright: ignore
         return with_sharding(x, activation_partitioning_dims)
     if activation_partitioning_dims != 1:
         raise ValueError(
             f"logical axis rules are set and activation_partitioning_dims is {activation_partitioning_dims}; "
             "expected None or 1 when both are present. Set activation_partitioning_dims=None."
         )
-    return flax_partitioning.with_sharding_constraint(x, logical_axis_names)
+    return flax_partitioning.with_sharding_constraint(x, logical_axis_names)  # pyright: ignore

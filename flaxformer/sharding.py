@@ -7,8 +7,9 @@ Modules record one name per axis of each parameter in the collection `params_axe
 from collections.abc import Mapping
 from typing import Any
 
-import flax
+from flax.core import unfreeze
 from flax.linen import partitioning
+from flax.traverse_util import flatten_dict
 
 from flaxformer.errors import BrokenExpectationError, WrongTypeError
 
@@ -89,7 +90,7 @@ def get_axis_names(variables: Mapping[str, Any]) -> dict[str, Any]:
             )
         return AxisNames(*value.names)
 
-    return rename(flax.core.unfreeze(variables["params_axes"]))
+    return rename(unfreeze(variables["params_axes"]))
 
 
 def check_params_and_axis_names_match(variables: Mapping[str, Any]) -> None:
@@ -98,8 +99,8 @@ def check_params_and_axis_names_match(variables: Mapping[str, Any]) -> None:
     Raises:
       ValueError: naming the first parameter that has none, or not as many as it has axes.
     """
-    names = flax.traverse_util.flatten_dict(get_axis_names(variables), is_leaf=lambda _, x: isinstance(x, AxisNames))
-    params = flax.traverse_util.flatten_dict(flax.core.unfreeze(variables["params"]))
+    names: dict[Any, Any] = flatten_dict(get_axis_names(variables), is_leaf=lambda _, x: isinstance(x, AxisNames))
+    params: dict[Any, Any] = flatten_dict(unfreeze(variables["params"]))
     for path, param in params.items():
         joined = "/".join(path)
         if path not in names:

@@ -15,7 +15,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-from flax.core import unfreeze
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from flaxformer.architectures.common.param_remapping import filter_out_metadata
@@ -26,12 +25,12 @@ _LINE = 80
 
 def param_shapes(params: Mapping[str, Any]) -> dict[str, Any]:
     """The shape of each parameter as a list."""
-    return jax.tree.map(lambda x: list(x.shape), _without_metadata(params))
+    return jax.tree.map(lambda x: list(x.shape), filter_out_metadata(params))
 
 
 def param_dtypes_shapes(params: Mapping[str, Any]) -> dict[str, Any]:
     """Type and shape of each parameter: `["float32", 3, 7]`."""
-    return jax.tree.map(lambda x: [str(x.dtype), *x.shape], _without_metadata(params))
+    return jax.tree.map(lambda x: [str(x.dtype), *x.shape], filter_out_metadata(params))
 
 
 def param_dtypes_shapes_axes(params: Mapping[str, Any], params_axes: Mapping[str, Any]) -> dict[str, Any]:
@@ -41,7 +40,8 @@ def param_dtypes_shapes_axes(params: Mapping[str, Any], params_axes: Mapping[str
       ValueError: when a name in `params_axes` does not end in `_axes`, or a parameter has not one name per axis.
     """
     names = {}
-    for path, metadata in flatten_dict(unfreeze(params_axes)).items():
+    flat_axes: dict[Any, Any] = flatten_dict(filter_out_metadata(params_axes))
+    for path, metadata in flat_axes.items():
         if not path[-1].endswith("_axes"):
             raise ValueError(
                 f"params_axes holds {'/'.join(path)}; expected names that end in '_axes'. "
@@ -58,7 +58,7 @@ def param_dtypes_shapes_axes(params: Mapping[str, Any], params_axes: Mapping[str
         sizes = zip(names.get(path, ()), param.shape, strict=True)
         return [str(param.dtype), *(f"{name}={size}" for name, size in sizes)]
 
-    flat = flatten_dict(_without_metadata(params))
+    flat = flatten_dict(filter_out_metadata(params))
     return unflatten_dict({path: described(path, param) for path, param in flat.items()})
 
 
@@ -151,7 +151,3 @@ class ExpectedJsonFiles:
             f"{len(differing)} parameters differ from {filename}, the first is {name}: {flat.get(name)}; "
             f"expected {expected.get(name)}. The actual tree is printed above; save it there if it is right."
         )
-
-
-def _without_metadata(params: Mapping[str, Any]) -> dict[str, Any]:
-    return filter_out_metadata(unfreeze(params))

@@ -41,7 +41,7 @@ class DictEmbedder(InspectableMultiEmbedder[Mapping[str, Any]]):
     """
 
     embedders: Mapping[str, Embedder[Any]]
-    embeddings_combiner: Callable[[Sequence[Array]], Array] = sum
+    embeddings_combiner: Callable[[Sequence[Array]], Any] = sum
 
     def get_individual_embeddings(
         self,

@@ -9,7 +9,9 @@ Pre-training an Efficient Tokenization-Free Encoder for Language Representation"
 
 from __future__ import annotations
 
+import functools
 import itertools
+import operator
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -171,7 +173,7 @@ class NgramHashEmbed(Embedder[Array]):
                         name=f"{order}gram_hash_embed_table_{table}",
                     )
                     per_order[order].append(embed(hashed % self.num_embeddings_per_table))
-        return sum(jnp.concatenate(tables, axis=-1) for tables in per_order.values())
+        return functools.reduce(operator.add, (jnp.concatenate(tables, axis=-1) for tables in per_order.values()))
 
     def _shifted(self, input_ids: Array, segment_ids: Array | None) -> list[Array]:
         """The ids that stand 0, 1, 2, ... places ahead of each position."""

@@ -86,7 +86,7 @@ def relative_position_bucket(
     >>> relative_position_bucket(np.array([-20, -9, -1, 0, 1, 20]), bidirectional=True, num_buckets=8, max_distance=12)
     array([3, 3, 1, 0, 5, 7], dtype=int32)
     """
-    module = np if isinstance(relative_position, np.ndarray) else jnp
+    module: Any = np if isinstance(relative_position, np.ndarray) else jnp
     per_direction = num_buckets // 2 if bidirectional else num_buckets
     bucket_of = module.asarray(_buckets_of_distances(per_direction, max_distance))
     distance = abs(relative_position) if bidirectional else module.maximum(-relative_position, 0)

@@ -93,4 +93,4 @@ class Embed(Embedder[Array]):
     def _constrained(self, x: Array, names: Sequence[str] | None, axis: int) -> Array:
         if names is None or not self.axes:
             return x
-        return partitioning.with_sharding_constraint(x, (*names, self.axes[axis]))
+        return partitioning.with_sharding_constraint(x, (*names, self.axes[axis]))  # pyright: ignore

@@ -17,11 +17,12 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-from flax.core.lift import Out as ScanOut
 from flax.core.meta import global_mesh_defined
 from flax.linen import module as linen_module
 from flax.linen import partitioning
-from flax.linen.partitioning import ScanIn, core_remat_static, remat
+from flax.linen.partitioning import core_remat_static, remat
+from flax.typing import In as ScanIn
+from flax.typing import Out as ScanOut
 
 from flaxformer.types import Array
 
@@ -181,7 +182,8 @@ def inner_scan_spmd(annotation_tree: Any, scan_axis: int) -> Callable[[Any, Any]
             params = jax.tree.map(
                 lambda spec, x: with_sharding_constraint(x, spec), specs, group["params"], is_leaf=is_spec
             )
-            return type(group)({**group, "params": params})
+            make: Any = type(group)  # dict or FrozenDict
+            return make({**group, "params": params})
         return group
 
     def annotate(variable_groups: Any, rng_groups: Any) -> tuple[Any, Any]:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
-from flax.core import unfreeze
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from flaxformer.architectures.common import param_remapping
@@ -79,7 +78,7 @@ def _check_remappable(module: nn.Module) -> None:
 
 def _remapped(module: nn.Module, state: Mapping[str, Any], method: Callable[..., Any]) -> dict[str, Any]:
     """`state` with the subtrees `target` and `state/param_states` passed through `method`."""
-    state = dict(unfreeze(state))
+    state = dict(state)
     _log_names("before", state)
     state["target"] = module.apply({}, state["target"], method=method)
     if "param_states" in state.get("state", {}):

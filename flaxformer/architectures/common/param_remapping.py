@@ -16,10 +16,9 @@ from __future__ import annotations
 import collections
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
-from flax.core import unfreeze
 from flax.linen.module import wrap_method_once
 
 METADATA_KEY = "__save_format_metadata__"
@@ -121,7 +120,7 @@ class ParameterRemappable:
     @_with_setup
     def from_save_format(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Inverse of `to_save_format`; reads every version that was ever written."""
-        saved = RecursiveDefaultDict(unfreeze(params))
+        saved = RecursiveDefaultDict(params)
         if METADATA_KEY not in saved:
             saved.merge(METADATA_KEY, {VERSION_KEY: 0})
         own = _plain(self._from_save_format(saved))
@@ -139,7 +138,7 @@ class ParameterRemappable:
 
     @_with_setup
     def _submodules_to_save_format(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        params = dict(unfreeze(params))
+        params = _unfrozen(params)
         for name, module in self._get_remappable_submodules():
             if name in params:
                 params[name] = module.to_save_format(params[name])
@@ -147,7 +146,7 @@ class ParameterRemappable:
 
     @_with_setup
     def _submodules_from_save_format(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        params = dict(unfreeze(params))
+        params = _unfrozen(params)
         for name, module in self._get_remappable_submodules():
             if name in params:
                 params[name] = module.from_save_format(params[name])
@@ -160,7 +159,7 @@ class ParameterRemappable:
 
     @_with_setup
     def _get_submodules(self) -> list[Any]:
-        fields = [field.name for field in dataclasses.fields(self)]
+        fields = [field.name for field in dataclasses.fields(cast(Any, self))]
         others = [name for name in vars(self) if name not in fields]
         found = {}
         for name in fields + others:
@@ -180,6 +179,10 @@ def _remappable_in(value: Any) -> Iterator[Any]:
     elif isinstance(value, list | tuple):
         for item in value:
             yield from _remappable_in(item)
+
+
+def _unfrozen(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _unfrozen(value) if isinstance(value, Mapping) else value for key, value in tree.items()}
 
 
 def _plain(tree: Mapping[str, Any]) -> dict[str, Any]:

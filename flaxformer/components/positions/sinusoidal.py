@@ -10,6 +10,8 @@ Source: Vaswani et al. 2017, "Attention Is All You Need", section 3.5, in the la
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +20,7 @@ from jaxtyping import Float, Int
 from flaxformer.components import initializers
 from flaxformer.components.embedder import EmbedderWithDecode, checked_ids
 from flaxformer.components.positions.counter import next_position
-from flaxformer.types import Array, DType, Initializer
+from flaxformer.types import Array, DType
 
 
 def sinusoidal_embedding(
@@ -62,7 +64,7 @@ class FixedEmbed(EmbedderWithDecode[Array]):
 
     features: int
     max_length: int = 2048
-    embedding_init: Initializer = initializers.sinusoidal()
+    embedding_init: Callable[..., Array] = initializers.sinusoidal()
     dtype: DType = jnp.float32
 
     @nn.compact
