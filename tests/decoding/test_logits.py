@@ -67,7 +67,9 @@ best_continuations = jax.jit(selection.best_continuations, static_argnums=2)
 def test_best_continuations_equal_a_top_k_of_the_whole_log_softmax(width, seed, levels):
     logits = random_logits(seed, levels, 2, 3, width)
     scores = -np.abs(random_logits(seed + 1, levels, 2, 3))
-    for found, expected in zip(best_continuations(logits, scores, 6), plain_continuations(logits, scores, 6)):
+    for found, expected in zip(
+        best_continuations(logits, scores, 6), plain_continuations(logits, scores, 6), strict=True
+    ):
         np.testing.assert_array_equal(found, expected)
 
 

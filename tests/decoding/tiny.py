@@ -38,12 +38,11 @@ class TinyAttention(nn.Module):
 
 
 class TinyLanguageModel(nn.Module):
-    """Decoder-only. `fields` may hold anything, to make the module unhashable."""
+    """Decoder-only, with a table of positions."""
 
     vocabulary: int = 11
     features: int = 8
     table: int = 64
-    fields: object = None
 
     @nn.compact
     def __call__(self, decoder_input_tokens, decoder_target_tokens=None, *, step=None, enable_dropout=True):
@@ -56,14 +55,23 @@ class TinyLanguageModel(nn.Module):
 
 
 @functools.cache
+def _compiled(model):
+    length = jnp.zeros((1, 16), jnp.int32)
+    return jax.jit(lambda key: model.init(key, length)), jax.jit(model.apply)
+
+
+@functools.cache
 def tiny(seed=0, **fields):
     """The model and its variables."""
     model = TinyLanguageModel(**fields)
-    return model, model.init(jax.random.PRNGKey(seed), jnp.zeros((1, 2), jnp.int32))
+    return model, _compiled(model)[0](jax.random.PRNGKey(seed))
 
 
-def teacher_forced_log_probs(logits_of, prompt, tokens, length):
+def teacher_forced_log_probs(model, variables, prompt, tokens, length, temperature=1.0):
     """Log-probabilities of `tokens[:length]` behind `prompt`, from one pass over the whole sequence."""
     sequence = np.concatenate([prompt, tokens[:length]]).astype(np.int32)
-    log_probs = jax.nn.log_softmax(logits_of(sequence[None, :-1])[0])[len(prompt) - 1 :]
-    return np.asarray(log_probs)[np.arange(length), sequence[len(prompt) :]]
+    padded = np.pad(sequence, (0, 16 - len(sequence)))[None]
+    logits = np.asarray(_compiled(model)[1](variables, padded)[0], np.float64) / temperature
+    log_probs = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    where = np.arange(len(prompt) - 1, len(sequence) - 1)
+    return log_probs[where, sequence[len(prompt) :]]

@@ -58,7 +58,7 @@ def test_num_return_keeps_the_best():
     table = np.random.RandomState(0).randn(2, 5, 5).astype(np.float32)
     everything, _ = run(BeamSearch(num_beams=4), table, steps=5)
     best, _ = run(BeamSearch(num_beams=4, num_return=2), table, steps=5)
-    for all_of, first in zip(everything, best):
+    for all_of, first in zip(everything, best, strict=True):
         np.testing.assert_array_equal(all_of[:, :2], first)
 
 
