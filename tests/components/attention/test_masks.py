@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxformer.components.attention import blocks, masks
+from flaxformer.components.attention import masks
+from flaxformer.components.attention.blocks import Grid
 from flaxformer.components.attention.masks import HIDDEN, VISIBLE, Causal, KeyLengths, Padding, Segments, Window
 
 B, T, S = 2, 6, 8
@@ -107,7 +108,7 @@ def test_block_is_a_slice_of_the_dense_picture(mask, place):
 def test_visibility_never_lies(mask, sizes, known):
     if not known:
         mask = jax.tree.map(jnp.asarray, mask)
-    grid = blocks.Grid(T // sizes[0], sizes[0], S // sizes[1], sizes[1])
+    grid = Grid(T // sizes[0], sizes[0], S // sizes[1], sizes[1])
     visibility = mask.visibility(grid)
     assert not known or isinstance(visibility, np.ndarray)
     dense = np.broadcast_to(mask.dense(T, S), (B, 2, T, S))
@@ -118,7 +119,7 @@ def test_visibility_never_lies(mask, sizes, known):
 
 
 def test_visibility_tells_what_kernels_skip():
-    grid = blocks.Grid(3, 2, 3, 2)
+    grid = Grid(3, 2, 3, 2)
     np.testing.assert_array_equal(Causal().visibility(grid)[0], [[1, 0, 0], [2, 1, 0], [2, 2, 1]])
     np.testing.assert_array_equal(Window(1, 1).visibility(grid)[0], [[2, 1, 0], [1, 2, 1], [0, 1, 2]])
     ids = np.array([[0, 0, 1, 1, 1, 1]])
