@@ -21,16 +21,16 @@ class _Use(NamedTuple):
     because: str
 
 
-def check(configuration: Configuration, macro: str) -> None:
-    """Follows every macro and reference that `macro` leads to.
+def check(configuration: Configuration, root: Macro | Reference) -> None:
+    """Follows every macro and reference that `root` leads to.
 
     Raises:
       ConfigurationError: for a macro that is not defined, with the names that come close and the place of its use, and
         for names still marked `%gin.REQUIRED`, with the place of each and of its use.
     """
     files = ", ".join(map(str, configuration.files)) or "no file"
-    todo = collections.deque([_Use(macro, configuration.macro(macro), f"asked for by name in {files}")])
-    seen: set[Marker] = set()
+    todo = collections.deque(_needs(configuration, root, f"asked for by name in {files}"))
+    seen: set[Marker] = {root}
     missing: dict[str, str] = {}
     while todo:
         use = todo.popleft()

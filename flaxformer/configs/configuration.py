@@ -86,12 +86,17 @@ class Configuration:
         Raises:
           ConfigurationError: when the macro, or anything that can be reached from it, is undefined or still required.
         """
-        check(self, macro)
+        check(self, Macro(macro))
         return self.evaluate(Macro(macro))
 
     def configured(self, target: Target) -> "Configured":
-        """`target` with the parameters bound in this configuration, for example the function that runs a training."""
+        """`target` with the parameters bound in this configuration, for example the function that runs a training.
+
+        Raises:
+          ConfigurationError: when something that these parameters need is undefined or still required.
+        """
         path = f"{target.__module__}.{getattr(target, '__qualname__', target)}"
+        check(self, Reference(target, path))
         return Configured(self, Reference(target, path))
 
     def evaluate(self, value: Any) -> Any:
@@ -102,8 +107,11 @@ class Configuration:
             case Reference():
                 return Configured(self, value)
             case Macro(name):
+                value = self.macro(name).value
+                if value is Required.REQUIRED:
+                    check(self, Macro(name))  # raises, with the place
                 with _scope(self, tuple(name.split("/"))):
-                    return self.evaluate(self.macro(name).value)
+                    return self.evaluate(value)
             case Constant():
                 return value.value
             case Required():

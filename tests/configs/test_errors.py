@@ -3,6 +3,7 @@
 import pytest
 
 from flaxformer import configs
+from flaxformer.configs.values import Macro
 from tests.configs import toy
 
 GOOD = "ARCHITECTURE = @toy.Branch()\ntoy.Branch.length = %DEPTH\ntoy.Branch.leaf = @toy.Leaf()\nDEPTH = 1\n"
@@ -78,10 +79,18 @@ def test_a_failure_inside_what_is_called_notes_the_binding(write):
     assert any("@tests.configs.toy.fails()" in note for note in caught.value.__notes__)
 
 
-def test_a_required_value_that_slips_past_the_check_is_refused_when_used(write):
-    configuration = configs.read(write("SIZES = [%gin.REQUIRED]"))
+def test_required_values_are_refused_when_evaluated_unchecked(write):
+    configuration = configs.read(write("SIZES = [%gin.REQUIRED]\nDEPTH = %gin.REQUIRED"))
     with pytest.raises(ValueError, match="still %gin.REQUIRED"):
         configuration.evaluate(configuration.macros["SIZES"].value)
+    with pytest.raises(ValueError, match=r"required and not bound: DEPTH \(declared at .*file\.gin:6"):
+        configuration.evaluate([Macro("DEPTH")])
+
+
+def test_a_function_to_configure_is_checked_before_it_is_called(write):
+    configuration = configs.read(write("toy.needs_binding.steps = %STEPS\nSTEPS = %gin.REQUIRED"))
+    with pytest.raises(ValueError, match=r"STEPS \(declared at .*; it is used by toy\.needs_binding\.steps"):
+        configuration.configured(toy.needs_binding)
 
 
 def test_what_is_not_reached_may_stay_required(write):
