@@ -1,5 +1,7 @@
 """What training carries from step to step."""
 
+import functools
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -46,13 +48,28 @@ def initialize(
 
     Args:
       model: called with the features of `batch`.
-      optimizer: an optax transformation, or a function that takes `logical_axes`, the axis names of the parameters,
-        and returns one.
+      optimizer: an optax transformation, or a function that returns one; it is told `logical_axes`, the axis names of
+        the parameters, if it has an argument of that name.
       batch: gives the shapes.
       seed: of the parameters and of dropout.
 
     Returns:
       The state before the first step, and the optimizer.
+    """
+    create, optimizer = initializer(model, optimizer, batch, seed)
+    return create(), optimizer
+
+
+def initializer(
+    model: nn.Module, optimizer: Optimizer, batch: Batch, seed: int = 0
+) -> tuple[Callable[[], TrainState], optax.GradientTransformation]:
+    """A function that does the work of `initialize`; `jax.eval_shape` of it costs none.
+
+    Args:
+      model: as for `initialize`, like the other arguments.
+      optimizer: see there.
+      batch: see there.
+      seed: see there.
     """
     arguments, keywords = module_inputs(batch)
     params_key, dropout_key = jax.random.split(jax.random.key(seed))
@@ -60,10 +77,13 @@ def initialize(
     def init(key: Key[Array, ""]) -> Mapping[str, Any]:
         return model.init({"params": key}, *arguments, **keywords, enable_dropout=False)
 
-    if not isinstance(optimizer, tuple):  # optax's transformations are named tuples
-        optimizer = optimizer(logical_axes=logical_axes(jax.eval_shape(init, params_key)))
+    if callable(optimizer):
+        wants_axes = "logical_axes" in inspect.signature(optimizer).parameters
+        axes = {"logical_axes": logical_axes(jax.eval_shape(init, params_key))} if wants_axes else {}
+        optimizer = optimizer(**axes)
 
+    @jax.jit
     def create(key: Key[Array, ""], dropout_key: Key[Array, ""]) -> TrainState:
         return TrainState.create(init(key)["params"], optimizer, dropout_key)
 
-    return jax.jit(create)(params_key, dropout_key), optimizer
+    return functools.partial(create, params_key, dropout_key), optimizer

@@ -48,6 +48,9 @@ class LossConfig:
     loss_normalizing_factor: losses.LossNormalizingFactor = "NUM_REAL_TARGET_TOKENS"
 
 
+MEAN_CROSS_ENTROPY = LossConfig()
+
+
 def loss_fn(
     apply: Callable[..., Any], params: Any, batch: Batch, dropout_key: Key[Array, ""] | None, config: LossConfig
 ) -> tuple[Float[Array, ""], Metrics]:
@@ -89,7 +92,7 @@ def _hits(logits: Float[Array, "B T V"], targets: Array, weights: Array | None) 
 
 
 def make_train_step(
-    apply: Callable[..., Any], optimizer: optax.GradientTransformation, config: LossConfig = LossConfig()
+    apply: Callable[..., Any], optimizer: optax.GradientTransformation, config: LossConfig = MEAN_CROSS_ENTROPY
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """A function `(state, batch) -> (state, metrics)` that does one step of gradient descent.
 
@@ -114,7 +117,9 @@ def make_train_step(
     return train_step
 
 
-def make_eval_step(apply: Callable[..., Any], config: LossConfig = LossConfig()) -> Callable[[Any, Batch], Metrics]:
+def make_eval_step(
+    apply: Callable[..., Any], config: LossConfig = MEAN_CROSS_ENTROPY
+) -> Callable[[Any, Batch], Metrics]:
     """A function `(params, batch) -> metrics`, without dropout.
 
     Args:

@@ -35,3 +35,8 @@ def test_an_optimizer_function_gets_the_logical_axes():
     _, optimizer = state.initialize(tiny.EncoderDecoder(), make, tiny.batch())
     assert given == [None]  # the tiny model names no axes
     assert isinstance(optimizer, optax.GradientTransformation)
+
+
+def test_an_optimizer_function_without_an_argument_for_axes_is_just_called():
+    _, optimizer = state.initialize(tiny.Tables(), lambda: optax.sgd(0.1), tiny.batch())
+    assert isinstance(optimizer, optax.GradientTransformation)
