@@ -7,8 +7,8 @@ query head n reads key head n // (N // K).
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float
 from jax import lax
+from jaxtyping import Float
 
 from flaxformer.components.attention.masks import MASKED_LOGIT, Mask, as_mask
 from flaxformer.types import Array, DType, Precision, PRNGKey

@@ -116,7 +116,7 @@ class CountedCache(nn.Module):
         """Stores one token per row at `cache_index`; rows past the end keep their cache.
 
         Returns:
-          `(key, value, cur_index, new_cached_key, new_cached_value, new_cache_index)`, key and value of the whole cache.
+          As `update_cache_prefill`, with the key and value of the whole cache.
         """
         index = cache_index.value.reshape(-1)  # [1] or [B]
         here = offsets(cached_key.value.shape[-1]) == index[:, None]  # [#B S]
