@@ -25,16 +25,31 @@ from flaxformer.training import runner
 
 BEAMS = 4
 SAMPLES = 10
+_PROGRAM = "python -m flaxformer.demo.g2p"
 _MAIN_CONFIG = "demo/g2p"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the demonstration from the command line; returns the exit status."""
-    began = time.monotonic()
+    """Runs the demonstration from the command line; returns the exit status, 2 for what is refused."""
     parsed = parse(arguments)
+    try:
+        run(parsed)
+    except (ValueError, ImportError) as error:
+        print(f"{_PROGRAM}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(parsed: argparse.Namespace) -> None:
+    """Trains (or goes on with a run that was interrupted), decodes the held-out words and reports.
+
+    Args:
+      parsed: from `parse`.
+    """
+    began = time.monotonic()
     console = require("rich.console", extra="train").Console()
     configuration = flags.configuration(parsed)
-    run_dir = Path(configuration.build("RUN_DIR"))
+    run_dir = Path(configuration.build("MODEL_DIR"))
     console.print(f"Training as {', '.join(parsed.gin_file)} says; the run lives in {run_dir}.", highlight=False)
     outcome = configuration.configured(runner.train)()
     model, variables = configuration.build("ARCHITECTURE"), {"params": outcome.state.params}
@@ -53,13 +68,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, path in (("loss curve", run_dir / "loss.png"), ("attention heat map", picture), ("metrics", metrics)):
         console.print(f"{name + ':':20}{path}", highlight=False, soft_wrap=True)
     console.print(f"{time.monotonic() - began:.0f} seconds in all.", highlight=False)
-    return 0
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line: T5X's gin flags, and `--run_dir` as a short form of `--gin.RUN_DIR`."""
+    """The command line: T5X's gin flags, and `--run_dir` as a short form of `--gin.MODEL_DIR`."""
     parser = argparse.ArgumentParser(
-        prog="python -m flaxformer.demo.g2p",
+        prog=_PROGRAM,
         description="Trains a small transformer to pronounce English words and shows what it says.",
     )
     parser.add_argument("--run_dir", help="where checkpoints, pictures and metrics go; default: as the gin file says")
@@ -67,7 +81,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parsed = parser.parse_args(flags.rewrite(sys.argv[1:] if arguments is None else arguments))
     parsed.gin_file = parsed.gin_file or [_MAIN_CONFIG]
     if parsed.run_dir is not None:
-        parsed.gin_bindings.append(f"RUN_DIR = {parsed.run_dir!r}")
+        parsed.gin_bindings.append(f"MODEL_DIR = {parsed.run_dir!r}")
     return parsed
 
 

@@ -81,8 +81,13 @@ def test_the_demonstration_from_training_to_report(tmp_path, monkeypatch, capsys
 def test_run_dir_is_short_for_its_macro():
     parsed = demo.parse(["--run_dir=/tmp/it's here", "--gin.TRAIN_STEPS=7"])
     configuration = demo.flags.configuration(parsed)
-    assert configuration.build("RUN_DIR") == "/tmp/it's here"
+    assert configuration.build("MODEL_DIR") == "/tmp/it's here"
     assert configuration.build("TRAIN_STEPS") == 7
+
+
+def test_what_is_refused_is_said_without_a_traceback(capsys):
+    assert demo.main(["--gin_file=demo/g3p"]) == 2
+    assert "demo/g2p" in capsys.readouterr().err, "the near miss is named"
 
 
 def test_samples_spread_over_the_alphabet():
