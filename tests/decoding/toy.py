@@ -14,13 +14,14 @@ def case_names(prefix):
     return sorted(path.stem for path in _FOLDER.glob(prefix + "*.json"))
 
 
-def load_case(name):
-    """The case's description, inputs and outputs."""
+def load_case(name, with_params=False):
+    """The case's description, inputs and outputs, and on request its parameters."""
     description = json.loads((_FOLDER / f"{name}.json").read_text())
     with np.load(_FOLDER / f"{name}.npz") as arrays:
         arrays = {key: arrays[key] for key in arrays}
-    pick = lambda kind: {k.removeprefix(kind): v for k, v in arrays.items() if k.startswith(kind)}  # noqa: E731
-    return description, pick("inputs/"), pick("outputs/")
+    kinds = ("inputs/", "outputs/", "params/") if with_params else ("inputs/", "outputs/")
+    picked = [{k.removeprefix(kind): v for k, v in arrays.items() if k.startswith(kind)} for kind in kinds]
+    return description, *picked
 
 
 def call_arguments(description, inputs):

@@ -1,0 +1,147 @@
+"""T5X's recorded predictions and scores of whole models reproduce."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from flaxformer.decoding import t5x
+from flaxformer.training import models
+from tests.decoding.toy import case_names, load_case
+from tests.golden.build import resolve
+
+
+def build(value):
+    """The value that a recorded description stands for."""
+    if isinstance(value, list):
+        return [build(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "$dtype" in value:
+        return jnp.dtype(value["$dtype"])
+    if "$tuple" in value:
+        return tuple(build(value["$tuple"]))
+    if "$factory" in value:
+        return lambda **more: resolve(value["$factory"])(**build(value["kwargs"]), **more)
+    if "$new" in value:
+        return resolve(value["$new"])(**build(value["kwargs"]))
+    return {key: build(item) for key, item in value.items()}
+
+
+def load_model(name):
+    """The recorded model, parameters, inputs, outputs and call."""
+    description, inputs, outputs, params = load_case(name, with_params=True)
+    made = build(description["constructor"])
+    made["decode_fn"] = getattr(t5x, made["decode_fn"].rsplit(".", 1)[1])
+    vocabulary = types.SimpleNamespace(eos_id=made.pop("eos_id"))
+    kind = getattr(models, description["import_path"].rsplit(".", 1)[1])
+    vocabularies = (vocabulary,) * (2 if kind is models.EncoderDecoderModel else 1)
+    model = kind(made.pop("module"), *vocabularies, None, **made)
+    params = traverse_util.unflatten_dict({k: jnp.asarray(v) for k, v in params.items()}, sep="/")
+    return model, params, inputs, outputs, description["call"]
+
+
+@pytest.mark.parametrize("name", case_names("decoding_model_"))
+def test_predictions_and_scores_reproduce_the_recorded_case(name):
+    model, params, inputs, outputs, call = load_model(name)
+    batch = {key: jnp.asarray(x) for key, x in inputs.items() if not key.startswith("score_")}
+    given = dict(call["decoder_params"])
+    predictions, aux = model.predict_batch_with_aux(params, batch, **{**call, "decoder_params": given})
+    np.testing.assert_array_equal(predictions, outputs["predictions"])
+    np.testing.assert_allclose(aux["scores"], outputs["scores"], rtol=1e-4, atol=1e-4)
+    assert given == call["decoder_params"]
+    scored = {k.removeprefix("score_"): jnp.asarray(x) for k, x in inputs.items() if k.startswith("score_")}
+    scores = model.score_batch(params, batch | scored)
+    np.testing.assert_allclose(scores, outputs["score_batch"], rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def encoder_decoder():
+    model, params, inputs, *_ = load_model("decoding_model_encdec_beam_top1")
+    targets = jnp.asarray(inputs["score_decoder_target_tokens"])
+    batch = {
+        "encoder_input_tokens": jnp.asarray(inputs["encoder_input_tokens"]),
+        "decoder_input_tokens": jnp.asarray(inputs["score_decoder_input_tokens"]),
+        "decoder_target_tokens": targets,
+        "decoder_loss_weights": jnp.asarray(inputs["score_decoder_loss_weights"]),
+    }
+    return model, params, batch
+
+
+@pytest.fixture(scope="module")
+def decoder_only():
+    model, params, inputs, *_ = load_model("decoding_model_decoder_only_prefix_lm")
+    return model, params, {key: jnp.asarray(x) for key, x in inputs.items()}
+
+
+def test_the_loss_is_the_negative_score(encoder_decoder):
+    model, params, batch = encoder_decoder
+    loss, metrics = model.eval_fn(params, batch)
+    np.testing.assert_allclose(loss, -jnp.sum(model.score_batch(params, batch)), rtol=1e-5)
+    counted = float(jnp.sum(batch["decoder_loss_weights"]))
+    per_token = metrics["loss_per_nonpadding_target_token"].compute()
+    np.testing.assert_allclose(per_token, loss / counted, rtol=1e-5)
+
+
+def test_metrics_have_the_names_of_t5x(encoder_decoder):
+    model, params, batch = encoder_decoder
+    _, metrics = model.loss_fn(params, batch, None)
+    features = ("encoder_input_tokens", "decoder_target_tokens")
+    assert {
+        *("accuracy", "loss", "z_loss", "cross_ent_loss"),
+        *("loss_per_nonpadding_target_token", "loss_per_all_target_tokens"),
+        *("z_loss_per_all_target_tokens", "cross_ent_loss_per_all_target_tokens"),
+        *("timing/seqs_per_second", "timing/steps_per_second", "timing/seconds", "timing/seqs"),
+        *("timing/seqs_per_second_per_core", "timing/target_tokens_per_second"),
+        *("timing/target_tokens_per_second_per_core", "non_padding_fraction/loss_weights"),
+        *(f"{kind}/{feature}" for kind in ("non_padding_fraction", "effective_batch_size") for feature in features),
+        "non_padding_fraction/overall",
+    } == set(metrics)
+
+
+def test_intermediates_of_scoring_hold_the_token_scores(encoder_decoder):
+    model, params, batch = encoder_decoder
+    scores, intermediates = model.score_batch(params, batch, return_intermediates=True)
+    (token_scores,) = intermediates["decoder"]["token_scores"]
+    np.testing.assert_allclose(token_scores.sum(axis=1), scores, rtol=1e-6)
+    np.testing.assert_array_equal(intermediates["decoder"]["target_tokens"][0], batch["decoder_target_tokens"])
+    np.testing.assert_array_equal(intermediates["decoder"]["loss_weights"][0], batch["decoder_loss_weights"])
+
+
+def shapes_of(tree):
+    return jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+
+
+def test_initial_variables_have_the_shapes_of_the_parameters(encoder_decoder, decoder_only):
+    for model, params, batch in (encoder_decoder, decoder_only):
+        sizes = {name: x.shape for name, x in batch.items()}
+        found = jax.eval_shape(lambda key, model=model, sizes=sizes: model.get_initial_variables(key, sizes), KEY)
+        assert shapes_of(found["params"]) == shapes_of(params)
+
+
+KEY = jax.random.PRNGKey(0)
+
+
+def test_the_default_decoder_parameters_hold_when_nothing_is_said():
+    model, params, inputs, outputs, _ = load_model("decoding_model_encdec_beam")
+    model._default_decoder_params = models.DecoderParams(return_all_decodes=True, num_decodes=3)
+    batch = {key: jnp.asarray(x) for key, x in inputs.items() if not key.startswith("score_")}
+    np.testing.assert_array_equal(model.predict_batch(params, batch), outputs["predictions"])
+
+
+def test_models_refuse_what_they_cannot_do(encoder_decoder, decoder_only):
+    model, params, batch = encoder_decoder
+    with pytest.raises(ValueError, match="rng was given twice"):
+        model.predict_batch_with_aux(params, batch, KEY, decoder_params={"decode_rng": KEY})
+    model, params, batch = decoder_only
+    tokens = {name: x for name, x in batch.items() if name != "decoder_causal_attention"}
+    with pytest.raises(ValueError, match="expected 'decoder_causal_attention' too, 1 on the inputs part"):
+        model.score_batch(params, tokens)
+    with pytest.raises(ValueError, match="which says how far the inputs reach"):
+        model.predict_batch(params, tokens)
+    undecided = models.DecoderOnlyModel(model.module, model.output_vocabulary, None, decode_fn=None)
+    with pytest.raises(ValueError, match="this model has no decode_fn"):
+        undecided.predict_batch(params, batch)
