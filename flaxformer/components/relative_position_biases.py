@@ -67,8 +67,8 @@ def _buckets_of_distances(num_buckets: int, max_distance: int) -> np.ndarray:
 
 
 def relative_position_bucket(
-    relative_position: Int[Array, "*shape"], *, bidirectional: bool, num_buckets: int, max_distance: int
-) -> Int[Array, "*shape"]:
+    relative_position: Int[Array | np.ndarray, "*shape"], *, bidirectional: bool, num_buckets: int, max_distance: int
+) -> Int[Array | np.ndarray, "*shape"]:
     """The bucket that each relative position falls into.
 
     Args:
@@ -259,12 +259,12 @@ class RelativePositionBiases(nn.Module, RelativeAttentionAPI):
 
     @staticmethod
     def _relative_position_bucket(
-        relative_position: Array,
+        relative_position: Array | np.ndarray,
         bidirectional: bool = True,
         num_buckets: int = 32,
         max_distance: int = 128,
         computation_module: ModuleType = np,
-    ) -> Array:
+    ) -> Array | np.ndarray:
         """`relative_position_bucket` under the name google/flaxformer gave it."""
         return relative_position_bucket(
             computation_module.asarray(relative_position),

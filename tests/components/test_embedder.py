@@ -14,8 +14,9 @@ class Sum(InspectableMultiEmbedder[tuple]):
 
 
 def test_inspectable_call_is_the_composition_of_its_two_steps():
-    assert Sum().apply({}, (1, 2)) == 3
-    assert Sum().apply({}, (1, 2), decode=True) == 5
+    one, two = jnp.array(1), jnp.array(2)
+    assert Sum().apply({}, (one, two)) == 3
+    assert Sum().apply({}, (one, two), decode=True) == 5
 
 
 def test_interfaces_cannot_be_instantiated():

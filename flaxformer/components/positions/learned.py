@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from flax.linen import partitioning
 from flax.linen.linear import default_embed_init
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 
 from flaxformer.components.embedder import EmbedderWithDecode, checked_ids
 from flaxformer.components.positions.counter import next_position
@@ -31,7 +31,7 @@ class PositionEmbed(EmbedderWithDecode[Array]):
     @nn.compact
     def __call__(
         self,
-        inputs: Int[Array, "*ids"],
+        inputs: Shaped[Array, "*ids"],
         *,
         segment_ids: Array | None = None,
         decode: bool = False,

@@ -50,7 +50,7 @@ class Rotary(PositionScheme):
     fraction: float = 1.0
     interleaved: bool = False
 
-    def rotate(self, x: Float[Array, "*B T N H"], positions: Int[Array, "#B T"]) -> Float[Array, "*B T N H"]:
+    def rotate(self, x: Float[Array, "*B T N H"], positions: Int[Array, "*#B T"]) -> Float[Array, "*B T N H"]:
         """Turns `x` by `positions`; shape and type stay.
 
         Raises:
@@ -86,14 +86,14 @@ def rotary_frequencies(features: int, min_timescale: float = 1.0, max_timescale:
 
 def rotary_angles(
     positions: Int[Array, "*B T"], features: int, min_timescale: float = 1.0, max_timescale: float = 10000.0
-) -> Float[Array, "*B T R/2"]:
+) -> Float[Array, "*B T half"]:
     """The angle of each pair at each position, float32."""
     return positions[..., None].astype(jnp.float32) * rotary_frequencies(features, min_timescale, max_timescale)
 
 
 def rotate(
     x: Float[Array, "*B T N H"],
-    positions: Int[Array, "#B T"],
+    positions: Int[Array, "*#B T"],
     *,
     rotated: int | None = None,
     min_timescale: float = 1.0,

@@ -26,7 +26,7 @@ class PositionScheme:
     ('x', None, None)
     """
 
-    def rotate(self, x: Float[Array, "*B T N H"], positions: Int[Array, "#B T"]) -> Float[Array, "*B T N H"]:
+    def rotate(self, x: Float[Array, "*B T N H"], positions: Int[Array, "*#B T"]) -> Float[Array, "*B T N H"]:
         """Queries or keys, turned by their positions."""
         return x
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
 from flaxformer.components import initializers
 from flaxformer.components.embedder import EmbedderWithDecode, checked_ids
@@ -70,7 +70,7 @@ class FixedEmbed(EmbedderWithDecode[Array]):
     @nn.compact
     def __call__(
         self,
-        inputs: Int[Array, "*ids"],
+        inputs: Shaped[Array, "*ids"],
         *,
         segment_ids: Array | None = None,
         decode: bool = False,
