@@ -30,7 +30,7 @@ test-extras: .venv-extras/test,seqio.stamp
 lint: .venv/lint.stamp
 	.venv/bin/python -m ruff format --check .
 	.venv/bin/python -m ruff check .
-	.venv/bin/python -m pyright
+	.venv/bin/python -m pyright --pythonpath .venv/bin/python
 
 bench: .venv/benchmarks.stamp
 	.venv/bin/python -m benchmarks.step_time

@@ -33,7 +33,7 @@ def _exists(module: str) -> bool:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The parsed command line, with the chosen module's `run` as its attribute `run`."""
-    parser = argparse.ArgumentParser(prog="flaxformer", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="flaxformer", description="Transformers in Flax, from gin files.")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     arguments = rewrite(arguments)
     for name, (module, text) in available().items():

@@ -131,8 +131,9 @@ def explain(
 
 def parameter_table(variables: Mapping[str, Any]) -> Iterator[Parameter]:
     """The parameters in `variables`, which may be abstract, with the axis names of their `params_axes`."""
-    axes = flax.traverse_util.flatten_dict(dict(variables.get("params_axes", {})), sep="/")
-    for name, value in flax.traverse_util.flatten_dict(dict(variables["params"]), sep="/").items():
+    axes: dict[str, Any] = flax.traverse_util.flatten_dict(dict(variables.get("params_axes", {})), sep="/")
+    params: dict[str, Any] = flax.traverse_util.flatten_dict(dict(variables["params"]), sep="/")
+    for name, value in params.items():
         metadata = axes.get(f"{name}_axes")
         yield Parameter(name, value.shape, str(value.dtype), None if metadata is None else tuple(metadata.names))
 
@@ -162,7 +163,7 @@ def _token_arguments(model: nn.Module, length: int) -> dict[str, tuple[int, int]
     return dict.fromkeys(wanted, (1, length))
 
 
-def _zeros(tokens: Mapping[str, tuple[int, int]]) -> dict[str, jax.Array]:
+def _zeros(tokens: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
     return {name: jnp.zeros(shape, jnp.int32) for name, shape in tokens.items()}
 
 
