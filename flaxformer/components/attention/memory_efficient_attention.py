@@ -20,6 +20,7 @@ from jaxtyping import Float
 
 from flaxformer.components.attention.kernels import plan
 from flaxformer.components.attention.kernels.biases import ArrayBias, Bias
+from flaxformer.components.attention.kernels.blind import attend_evenly_when_blind
 from flaxformer.components.attention.kernels.blockwise import attend_blockwise
 from flaxformer.components.attention.masks import Causal, Mask, combine
 from flaxformer.types import Array, DType, Precision, PRNGKey
@@ -97,7 +98,7 @@ def dot_product_attention_queries_per_head(
       causal_mask: hide keys after the query.
       query_chunk_size: queries per block, at most; longer lengths must be a multiple of it.
       key_chunk_size: keys per block, likewise.
-      mask: who may see whom, symbolic or an array broadcastable to `[B N T S]`.
+      mask: who may see whom, symbolic or an array broadcastable to `[B N T S]`. A row that sees nothing attends evenly.
 
     Returns:
       `[..., T, K, G, V]`.
@@ -115,10 +116,11 @@ def dot_product_attention_queries_per_head(
     out_dtype = value.dtype
     if float32_logits:
         query, key = query.astype(jnp.float32), key.astype(jnp.float32)
-    attended = attend_blockwise(
+    value = value.reshape(-1, *value.shape[-3:])
+    attended, log_sum_exp = attend_blockwise(
         query.reshape(-1, length, num_heads, width),
         key.reshape(-1, *key.shape[-3:]),
-        value.reshape(-1, *value.shape[-3:]),
+        value,
         mask=combine(mask, Causal() if causal_mask else None),
         bias=bias,
         scale=width**-0.5 if rescale_logits else 1.0,
@@ -126,7 +128,10 @@ def dot_product_attention_queries_per_head(
         precision=precision,
         query_block=_block(length, query_chunk_size),
         key_block=_block(key_length, key_chunk_size),
+        return_residuals=True,
     )
+    if mask is not None:
+        attended = attend_evenly_when_blind(attended, log_sum_exp, value)
     return attended.reshape(*batch, length, kv_heads, groups, value.shape[-1]).astype(out_dtype)
 
 

@@ -92,6 +92,14 @@ def test_dropout_renormalises_what_survives(broadcast):
     np.testing.assert_allclose(plain, dot_product_attention(QUERY, KEY, VALUE), atol=1e-6)
 
 
+@pytest.mark.parametrize("options", [{}, {"use_extra_logit": True}])
+def test_rows_that_see_nothing_are_those_of_the_plain_function(options):
+    mask = jnp.arange(S) < jnp.array([5, 0])[:, None, None, None]
+    attended = efficient.dot_product_attention_multihead(QUERY, KEY, VALUE, mask=mask, **CHUNKS, **options)
+    expected = dot_product_attention(QUERY, KEY, VALUE, mask=mask, **options)
+    np.testing.assert_allclose(attended, expected, atol=1e-6)
+
+
 def test_lazy_biases_are_accepted():
     bias = TableBias(heads(N, 8), max_distance=6)
     attended = efficient.dot_product_attention_multihead(QUERY, KEY, VALUE, bias, **CHUNKS)

@@ -103,6 +103,11 @@ def kinds(grid: Grid, mask: Mask | None, bias: Bias | None, rows: int) -> Int8[K
     return (seen[1] != HIDDEN).astype(np.int8) + plain.astype(np.int8)
 
 
+def may_hold(kinds: Int8[Known, "#R q k"], kind: int) -> bool:
+    """Whether a table may hold blocks of some kind, as far as is known while tracing."""
+    return not isinstance(kinds, np.ndarray) or bool((kinds == kind).any())
+
+
 def visits(kinds: Int8[Known, "#R n m"]) -> Visits:
     """The order in which to go through a table of kinds."""
     if isinstance(kinds, np.ndarray):
