@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
@@ -43,6 +43,7 @@ class PlannedBatch:
     rows: tuple[tuple[int, ...], ...]
 
 
+@runtime_checkable
 class Layout(Protocol):
     """How examples become rows, from their sizes alone."""
 

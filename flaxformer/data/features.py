@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
@@ -25,6 +25,7 @@ Row = Sequence[Example]
 Batch = dict[str, np.ndarray]
 
 
+@runtime_checkable
 class Converter(Protocol):
     """What packing, batching and the bridges need to know about a kind of model."""
 
@@ -58,7 +59,8 @@ class EncoderDecoderFeatures:
 
     def sizes(self, example: Example) -> tuple[int, int]:
         """(encoder tokens, decoder tokens)."""
-        return tuple(_tokens(example, key, self.vocab_size).size for key in ("inputs", "targets"))
+        inputs, targets = (_tokens(example, key, self.vocab_size) for key in ("inputs", "targets"))
+        return inputs.size, targets.size
 
     def trim(self, example: Example, lengths: Sequence[int]) -> Example:
         """Both sequences cut at their ends, as seqio does; what is cut includes the end-of-sequence token."""

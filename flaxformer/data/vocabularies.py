@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Sequence
+from typing import SupportsInt
 
 PAD_ID, EOS_ID, UNKNOWN_ID = 0, 1, 2
 _SPECIAL_IDS = 3
@@ -40,7 +41,7 @@ class ByteVocabulary:
         """One id per byte of the UTF-8 form of `text`."""
         return [byte + _SPECIAL_IDS for byte in text.encode("utf-8")]
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: Iterable[SupportsInt]) -> str:
         """The text of `ids`; special and extra ids, and bytes that are no UTF-8, leave no trace.
 
         Raises:
@@ -96,7 +97,7 @@ class SymbolVocabulary:
             )
         return [self._ids[symbol] for symbol in symbols]
 
-    def decode(self, ids: Iterable[int]) -> list[str]:
+    def decode(self, ids: Iterable[SupportsInt]) -> list[str]:
         """The symbols of `ids`; padding and unknown ids leave no trace.
 
         Raises:
@@ -106,7 +107,7 @@ class SymbolVocabulary:
         return [self.symbols[index - _SPECIAL_IDS] for index in kept if index >= _SPECIAL_IDS]
 
 
-def _until_eos(ids: Iterable[int], vocab_size: int) -> Iterator[int]:
+def _until_eos(ids: Iterable[SupportsInt], vocab_size: int) -> Iterator[int]:
     for index in map(int, ids):
         if not 0 <= index < vocab_size:
             raise ValueError(f"id {index} is unknown; expected 0 to {vocab_size - 1}. Was another vocabulary used?")
