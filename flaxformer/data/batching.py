@@ -4,8 +4,8 @@ Every distinct shape of a batch costs one compilation, and padding costs time at
 examples into a few *buckets* of fixed lengths and rows (`Padded`), or packs them into rows of one length (`Packed`).
 
 What depends on the sizes of the examples is planned once; an epoch only renames examples of equal size, reorders rows
-and shuffles batches, all by (seed, epoch). Every epoch therefore has the same number of steps, and `batches(start_step)`
-reaches any step without making the ones before it.
+and shuffles batches, all by (seed, epoch). Every epoch therefore has the same number of steps, and
+`batches(start_step)` reaches any step without making the ones before it.
 """
 
 from __future__ import annotations
@@ -207,8 +207,8 @@ def token_buckets(lengths: Sequence[Sequence[int]], tokens: int, multiple: int =
     for bucket in buckets:
         if not bucket.rows:
             raise ValueError(
-                f"a budget of {tokens} tokens holds fewer than {multiple} rows of lengths {bucket.lengths}; expected at "
-                f"least {multiple * sum(bucket.lengths)} tokens. Raise the budget or lower `multiple`."
+                f"a budget of {tokens} tokens holds fewer than {multiple} rows of lengths {bucket.lengths}; expected "
+                f"at least {multiple * sum(bucket.lengths)} tokens. Raise the budget or lower `multiple`."
             )
     return buckets
 
