@@ -144,7 +144,7 @@ class Depthwise1dConv(nn.Module):
         if step.use_cache:
             if not (step.fresh or has_cache or self.radius == 0):
                 raise ValueError(
-                    "the step continues a sequence, and the cache holds no inputs; expected the cache of earlier calls. "
+                    "the step continues a sequence, and the cache holds no inputs; expected that of earlier calls. "
                     "Make the first call with Step.start and mutable=['cache'], and pass its cache on."
                 )
             return not step.fresh

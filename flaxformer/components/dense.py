@@ -70,10 +70,15 @@ class DenseGeneral(nn.Module):
         names = self._stored_axis_names(len(contracted), len(features))
         kernel = flax_partitioning.param_with_axes("kernel", self.kernel_init, stored_shape, jnp.float32, axes=names)
 
-        x = jnp.asarray(inputs, self.dtype)
-        kernel = jnp.asarray(kernel, self.dtype).reshape(shape)
-        dimensions = ((axes, tuple(range(len(axes)))), ((), ()))
-        x = jax.lax.dot_general(x, kernel, dimensions, precision=self.precision)
+        x, kernel = jnp.asarray(inputs, self.dtype), jnp.asarray(kernel, self.dtype)
+        rest = tuple(size for a, size in enumerate(x.shape) if a not in axes)
+        if self.reshape_kernel:
+            # The gradient of a product of matrices transposes once, that of one with split axes three times. A kernel
+            # stored split stays so: it may be sharded along any of its axes, which a reshape would gather.
+            x = jnp.moveaxis(x, axes, range(-len(axes), 0)).reshape(*rest, math.prod(contracted))
+            axes = (len(rest),)
+        x = jax.lax.dot_general(x, kernel, ((axes, tuple(range(len(axes)))), ((), ())), precision=self.precision)
+        x = x.reshape(rest + features)
         if self.use_bias:
             bias_shape = (math.prod(features),)
             bias = flax_partitioning.param_with_axes("bias", self.bias_init, bias_shape, jnp.float32, axes=names[-1:])

@@ -135,7 +135,7 @@ def test_decode_of_several_tokens_is_refused():
 def test_step_that_continues_needs_a_cache():
     conv, params, _ = make()
     step = Step.start(jnp.ones((1, 3), bool), cache_length=4).advance()
-    with pytest.raises(ValueError, match="the cache holds no inputs; expected the cache of earlier calls"):
+    with pytest.raises(ValueError, match="the cache holds no inputs; expected that of earlier calls"):
         conv.apply({"params": params}, jnp.ones((1, 1, 2)), step=step, mutable=["cache"])
 
 

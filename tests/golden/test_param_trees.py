@@ -1,5 +1,6 @@
 """Parameter trees: names, shapes, dtypes and axes of every published T5, of saved layouts and of retired kernels."""
 
+import dataclasses
 import math
 
 import jax
@@ -18,7 +19,7 @@ RETIRED = load("legacy_aqt_param_trees").description["trees"]
 @pytest.mark.parametrize("name", SIZES)
 def test_published_size_has_its_parameter_tree(name):
     description = load(name).description
-    assert resolve(description["config_constant"]) == description["constructor"]
+    assert dataclasses.asdict(resolve(description["config_constant"])) == description["constructor"]
     variables = _abstract_variables(resolve(description["target"])(**description["constructor"]))
     got = compare.shapes(variables["params"])
     assert got == description["param_tree"]
