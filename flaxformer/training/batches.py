@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 from jaxtyping import Float, Int, Key
 
 from flaxformer.types import Array
@@ -19,7 +20,7 @@ _DECODER_ONLY = (
 )
 
 
-def module_inputs(batch: Batch) -> tuple[tuple[Array, ...], dict[str, Array]]:
+def module_inputs(batch: Batch) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The positional and keyword arguments that a model takes from `batch`.
 
     A batch with `encoder_input_tokens` is one for an encoder-decoder, another for a decoder-only model. Segment ids,
@@ -58,4 +59,4 @@ def forward(apply: Any, params: Any, batch: Batch, dropout_key: Key[Array, ""] |
 def count_tokens(batch: Batch) -> Int[Array, ""]:
     """Tokens of the encoder's inputs and the decoder's targets that are not padding."""
     counted = [batch[name] for name in ("encoder_input_tokens", "decoder_target_tokens") if name in batch]
-    return sum((tokens > 0).sum() for tokens in counted)
+    return sum((jnp.sum(tokens > 0) for tokens in counted), start=jnp.zeros((), jnp.int32))

@@ -75,13 +75,13 @@ def roles(axes: Sequence[str | None], rules: FactorRules, path: str) -> tuple[Fa
 
 
 def _role(axis: str | None, rules: FactorRules, path: str) -> FactorDim:
-    role = rules.get(axis) if axis is not None else FactorDim.NONE
+    role = FactorDim.NONE if axis is None else rules.get(axis)
     if isinstance(role, str):
         role = FactorDim(_SPELLINGS[role.lower()]) if role.lower() in _SPELLINGS else None
     if role is None:
         raise ValueError(
-            f"{path} has the axis {axis!r}, and logical_factor_rules gives it {rules.get(axis)!r}; expected one of "
-            f"{', '.join(_SPELLINGS)}. Add the axis to the rules, or correct its role."
+            f"{path} has the axis {axis!r}, and logical_factor_rules gives it {rules.get(axis or '')!r}; expected one "
+            f"of {', '.join(_SPELLINGS)}. Add the axis to the rules, or correct its role."
         )
     return role
 
@@ -103,7 +103,7 @@ class Factoring(NamedTuple):
 Treat = Callable[[Any], Any]
 
 
-def _largest_axes(shape: Sequence[int], min_dim_size_to_factor: int) -> Factoring:
+def _largest_axes(shape: Sequence[int], min_dim_size_to_factor: float) -> Factoring:
     """Rows and columns are the two largest axes, if both are large enough."""
     everything = tuple(range(len(shape)))
     order = [int(axis) for axis in np.argsort(shape, kind="stable")]
@@ -122,7 +122,7 @@ def factorings(
     Raises:
       ValueError: for a parameter without one axis name per axis, and for an axis without a role.
     """
-    names = traverse_util.flatten_dict(logical_axes, sep="/")
+    names: dict[str, Any] = traverse_util.flatten_dict(logical_axes, sep="/")
 
     def treat(key_path: Any, param: Array) -> Factoring:
         path = jax.tree_util.keystr(key_path, simple=True, separator="/")
@@ -173,7 +173,7 @@ def scale_by_factored_rms(
 
         return FactoredState(jnp.zeros((), jnp.int32), *_unzip(3, params, jax.tree.map(empty, params, treat(params))))
 
-    def update(gradients: Any, state: FactoredState, params: Any = None) -> tuple[Any, FactoredState]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, FactoredState]:
         decay = 1.0 - jnp.asarray(state.count - step_offset + 1, jnp.float32) ** -decay_rate
 
         def one(gradient: Array, v_row: Array, v_col: Array, v: Array, how: Factoring) -> tuple[Array, ...]:
@@ -187,8 +187,8 @@ def scale_by_factored_rms(
             by_row = by_row / jnp.mean(by_row, how.rows, keepdims=True)
             return gradient * by_row**-0.5 * by_col**-0.5, v_row, v_col, v
 
-        results = jax.tree.map(one, gradients, state.v_row, state.v_col, state.v, treat(gradients))
-        updates, *statistics = _unzip(4, gradients, results)
+        results = jax.tree.map(one, updates, state.v_row, state.v_col, state.v, treat(updates))
+        updates, *statistics = _unzip(4, updates, results)
         return updates, FactoredState(optax.safe_increment(state.count), *statistics)
 
     return optax.GradientTransformation(init, update)

@@ -117,7 +117,8 @@ def _weight_decay(rate: float | None, exponent: float | None, learning_rate: Any
     if exponent is None:
         return rate
     factor = 1.0 if rate is None else rate
-    return lambda step: factor * (learning_rate(step) if callable(learning_rate) else learning_rate) ** exponent
+    schedule: Schedule = learning_rate if callable(learning_rate) else optax.constant_schedule(learning_rate)
+    return lambda step: factor * schedule(step) ** exponent
 
 
 def adamw(

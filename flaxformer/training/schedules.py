@@ -6,13 +6,14 @@ number of warm-up steps and `b` the base learning rate.
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 import optax
 
 from flaxformer.types import Array
 
-Schedule = Callable[[Array | int], Array]
+Schedule = Callable[[Any], Any]  # step -> float32 scalar, as `optax.Schedule`
 
 
 def create_learning_rate_scheduler(

@@ -153,7 +153,7 @@ RULES = optimizers.standard_logical_factor_rules()
             ("embed", "wide", "kv"),
             (2, 3, 4),
             RULES,
-            "kernel has the axis 'wide', and .* gives it None; expected one of",
+            "kernel has the axis 'wide', and .* gives it None; expected one",
         ),
         (("embed", "kv"), (2, 3), RULES | {"kv": "diagonal"}, "the axis 'kv', and .* gives it 'diagonal'; expected"),
         (("embed", None, "kv"), (2, 3, 4), RULES, "the roles row, none, column; expected no 'none' beside rows"),
