@@ -32,10 +32,12 @@ class Memory:
     Attributes:
       cache: the model's `cache` collection.
       step: the step to take next.
+      row_axis: the axis of cache leaves that counts rows: 1 where scanned layers are stacked in front (static).
     """
 
     cache: Any
     step: Step
+    row_axis: int = flax.struct.field(pytree_node=False, default=0)
 
 
 @flax.struct.dataclass
@@ -63,11 +65,6 @@ class ModelSession:
     def has_encoder(self) -> bool:
         return hasattr(self.model, "encode") and hasattr(self.model, "decode")
 
-    @property
-    def row_axis(self) -> int:
-        """The axis of cache leaves that counts rows: behind the layers when those are stacked."""
-        return int(bool(getattr(self.model, "scan_layers", False)))
-
     def open(self, variables: Mapping[str, Any], inputs: Mapping[str, Array]) -> Context:
         """Encodes what there is to encode."""
         if not self.has_encoder:
@@ -93,7 +90,9 @@ class ModelSession:
         logits, changed = self._call(context, {}, prompts.tokens[:, :head], step, mutable, **flags)
         if "cross_cache" in changed:
             context = context.replace(variables={**context.variables, "cross_cache": changed["cross_cache"]})
-        memory = Memory(changed["cache"], step.advance())
+        row_axis = int(self.model.apply(context.variables, method=_scans_layers))
+        _check_rows(changed["cache"], row_axis, len(prompts.tokens))
+        memory = Memory(changed["cache"], step.advance(), row_axis)
         if head == length:
             return logits[:, -1], context, memory
         logits, memory = self.step(context, memory, prompts.tokens[:, -1])
@@ -102,19 +101,19 @@ class ModelSession:
     def step(self, context: Context, memory: Memory, tokens: Int[Array, " R"]) -> tuple[Float[Array, "R V"], Memory]:
         """Reads one token per row; returns the logits of the next."""
         logits, changed = self._call(context, {"cache": memory.cache}, tokens[:, None], memory.step, ["cache"])
-        return logits[:, -1], Memory(changed["cache"], memory.step.advance())
+        return logits[:, -1], memory.replace(cache=changed["cache"], step=memory.step.advance())
 
     def expand(self, memory: Memory, width: int) -> Memory:
         """`width` rows for every row."""
         if width == 1:
             return memory
-        cache = cache_map(lambda x: flat_batch_beam_expand(x, width, self.row_axis), memory.cache)
+        cache = cache_map(lambda x: flat_batch_beam_expand(x, width, memory.row_axis), memory.cache)
         step = jax.tree.map(lambda x: jnp.repeat(x, width, axis=0) if x.ndim and x.shape[0] > 1 else x, memory.step)
-        return Memory(cache, step)
+        return memory.replace(cache=cache, step=step)
 
     def reorder(self, memory: Memory, rows: Int[Array, " R"]) -> Memory:
         """The memory of the given rows; rows of one item share their positions, so only the cache moves."""
-        return memory.replace(cache=cache_map(lambda x: take_rows(x, rows, self.row_axis), memory.cache))
+        return memory.replace(cache=cache_map(lambda x: take_rows(x, rows, memory.row_axis), memory.cache))
 
     def longest_sequences(self, variables: Mapping[str, Any]) -> dict[str, int]:
         """How many positions the learned tables of the stacks have: `{"encoder": P, "decoder": P}`."""
@@ -141,3 +140,20 @@ class ModelSession:
             return self.model.apply(variables, tokens, None, **options)
         encoder = (context.encoded, context.encoder_input_tokens)
         return self.model.apply(variables, *encoder, tokens, None, method="decode", **options)
+
+
+def _scans_layers(module: nn.Module) -> bool:
+    """Whether the decoder's layers are scanned, by the model's word or its decoder's."""
+    return any(getattr(part, "scan_layers", False) for part in (module, getattr(module, "decoder", None)))
+
+
+def _check_rows(cache: Any, row_axis: int, rows: int) -> None:
+    def check(leaf: Array) -> None:
+        if leaf.ndim <= row_axis or leaf.shape[row_axis] != rows:
+            raise ValueError(
+                f"the model made a cache array of shape {leaf.shape}; expected {rows} rows on axis {row_axis}, one per "
+                "prompt. If its layers are scanned, give it a field scan_layers=True; arrays without rows have to be "
+                "named cache_index, cached_bias or position_embedder_index."
+            )
+
+    cache_map(check, cache)

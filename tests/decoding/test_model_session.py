@@ -1,0 +1,141 @@
+"""Real models: what is decoded through caches has the scores of one uncached pass."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flaxformer.decoding import BeamSearch, Greedy, generate
+from flaxformer.decoding.model_session import Memory, ModelSession
+from flaxformer.decoding.prompts import make_prompts
+from flaxformer.step import Step
+from tests.golden import build
+
+EOS, STEPS = 1, 5
+ENCODER_DECODERS = ["encdec_v10", "encdec_v11", "encdec_parallel", "encdec_learned_pos", "encdec_scan"]
+DECODERS = ["declm", "declm_tied", "declm_fixed_pos", "declm_learned_pos", "declm_parallel_fused", "declm_scan"]
+SOURCE = np.array([[5, 3, 6, 2, 4], [4, 4, 0, 0, 0]])
+PROMPTS = np.array([[3, 5, 0], [0, 0, 4]])
+
+
+@functools.cache
+def model_of(name):
+    case = build.load(name)
+    module = build.resolve(case.description["target"])(**build.build(case.description["constructor"]))
+    return module, {"params": jax.tree.map(jnp.asarray, case.tree("params"))}
+
+
+def full_pass(name, item, tokens):
+    """Log-probabilities of what follows each token, in one uncached pass over a padded row."""
+    module, variables = model_of(name)
+    row = np.zeros((1, 12), np.int32)
+    row[0, : len(tokens)] = tokens
+    targets = np.ones_like(row) * (np.arange(12) < len(tokens))
+    arguments = (row, targets) if name in DECODERS else (SOURCE[item : item + 1], row, targets)
+    logits = jax.jit(functools.partial(module.apply, enable_dropout=False))(variables, *arguments)
+    return np.asarray(jax.nn.log_softmax(logits[0, : len(tokens)].astype(jnp.float32)))
+
+
+def inputs_of(name, prompts):
+    return prompts if name in DECODERS else {"encoder_input_tokens": SOURCE, "decoder_prompt_tokens": prompts}
+
+
+@pytest.mark.parametrize("name", ENCODER_DECODERS + DECODERS)
+def test_scores_of_a_beam_are_those_of_the_uncached_model(name):
+    """Ragged prompts, cross-attention shared by beams, and reordered caches all have to be right for this."""
+    strategy = BeamSearch(num_beams=3, alpha=0.0)
+    options = {"strategy": strategy, "max_new_tokens": STEPS, "eos_id": EOS}
+    found = generate(*model_of(name), inputs_of(name, PROMPTS), **options)
+    checked = 0
+    for item, prompt in enumerate(PROMPTS):
+        read = [0, *prompt[prompt != 0]]
+        for tokens, score, length in zip(*(np.asarray(x)[item] for x in found), strict=True):
+            tokens = tokens[:length]
+            if length == 0 or 0 in tokens:  # an uncached pass takes a generated 0 for padding
+                continue
+            sequence = [*read, *tokens]
+            log_probs = full_pass(name, item, sequence[:-1])[len(read) - 1 :]
+            np.testing.assert_allclose(score, log_probs[np.arange(length), tokens].sum(), rtol=1e-4, atol=1e-4)
+            checked += 1
+    assert checked
+
+
+@pytest.mark.parametrize("name", ["encdec_v11", "encdec_scan"])
+def test_the_rows_of_one_item_share_its_encoder_keys_and_values(name):
+    """Neither the caches of the encoder nor its output are tiled for beams."""
+    module, variables = model_of(name)
+    session = ModelSession(module)
+    context = session.open(variables, {"encoder_input_tokens": SOURCE})
+    _, context, memory = session.prefill(context, make_prompts({}, 2, 0), 4)
+    assert context.encoded.shape[0] == 2
+    for leaf in jax.tree.leaves(context.variables["cross_cache"]):
+        assert leaf.shape[memory.row_axis] == 2
+    wide = session.expand(memory, 3)
+    for leaf, wider in zip(jax.tree.leaves(memory.cache), jax.tree.leaves(wide.cache), strict=True):
+        np.testing.assert_array_equal(wider, np.repeat(leaf, 3, axis=memory.row_axis))
+    logits, _ = session.step(context, wide, jnp.array([2, 3, 4, 2, 3, 4]))
+    for beam in range(3):
+        alone, _ = session.step(context, memory, jnp.array([2 + beam] * 2))
+        np.testing.assert_allclose(logits[beam::3], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_reordering_moves_rows_of_the_cache_only():
+    module, _ = model_of("encdec_scan")
+    session = ModelSession(module)
+    step = Step.start(jnp.ones((1, 1), bool), 4)
+    cache = {"layer": {"cached_key": jnp.arange(12.0).reshape(2, 3, 2), "cache_index": jnp.arange(3)}}
+    moved = session.reorder(Memory(cache, step, row_axis=1), jnp.array([2, 0, 0]))
+    np.testing.assert_array_equal(moved.cache["layer"]["cached_key"], cache["layer"]["cached_key"][:, [2, 0, 0]])
+    np.testing.assert_array_equal(moved.cache["layer"]["cache_index"], [0, 1, 2])
+
+
+def test_a_prefix_language_model_reads_its_prompt_in_both_directions():
+    name, strategy = "declm", Greedy()
+    prompts = np.array([[3, 5, 4], [6, 4, 0]])
+    options = {"strategy": strategy, "max_new_tokens": 3, "eos_id": EOS}
+    causal = generate(*model_of(name), prompts, **options)
+    flags = (prompts > 0).astype(np.int32)
+    named = {"decoder_prompt_tokens": prompts, "decoder_causal_attention": flags}
+    both = generate(*model_of(name), named, **options)
+    assert not np.allclose(causal.scores, both.scores)
+    module, variables = model_of(name)
+    for item, prompt in enumerate(prompts):
+        sequence = [0, *prompt[prompt != 0]]
+        length = int(both.lengths[item, 0])
+        tokens = np.asarray(both.tokens)[item, 0, :length]
+        row = np.array([[*sequence, *tokens[:-1]]])
+        seen = (np.arange(row.shape[1]) < len(sequence))[None].astype(np.int32)
+        logits = module.apply(variables, row, np.ones_like(row), decoder_causal_attention=seen, enable_dropout=False)
+        log_probs = jax.nn.log_softmax(logits[0, len(sequence) - 1 :])
+        expected = float(log_probs[jnp.arange(length), tokens].sum())
+        np.testing.assert_allclose(both.scores[item, 0], expected, rtol=1e-4, atol=1e-4)
+
+
+class OddCache(nn.Module):
+    """Keeps an array whose rows nobody can find."""
+
+    @nn.compact
+    def __call__(self, tokens, targets, *, step, enable_dropout):
+        self.put_variable("cache", "state", jnp.zeros((7, 7)))
+        return jnp.zeros((*tokens.shape, 5))
+
+
+def test_a_cache_without_its_rows_is_refused():
+    with pytest.raises(ValueError, match=r"cache array of shape \(7, 7\); expected 2 rows on axis 0, one per prompt"):
+        generate(OddCache(), {"params": {}}, PROMPTS, strategy=Greedy(), max_new_tokens=2, eos_id=EOS)
+
+
+def test_position_tables_limit_the_length():
+    model, variables = model_of("encdec_learned_pos")
+    limits = ModelSession(model).longest_sequences(variables)
+    source = np.ones((1, limits["encoder"] + 1), np.int32)
+    with pytest.raises(ValueError, match="expected at most .*, the size of the encoder's"):
+        generate(model, variables, source, strategy=Greedy(), max_new_tokens=2, eos_id=EOS)
+    tokens = limits["decoder"] + 1
+    with pytest.raises(ValueError, match=f"would read {tokens} positions .* at most {tokens - 1}, the size of its"):
+        generate(model, variables, SOURCE, strategy=Greedy(), max_new_tokens=tokens, eos_id=EOS)
+    with pytest.raises(ValueError, match="bos_id is None; expected the id that this encoder-decoder"):
+        generate(model, variables, SOURCE, strategy=Greedy(), max_new_tokens=2, eos_id=EOS, bos_id=None)
