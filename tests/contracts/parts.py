@@ -285,7 +285,7 @@ PARTS = {
             "always_attend_to_first_position": True,
             "first_position_attends_to_all": (
                 True,
-                {"q_chunk_width": 5, "q_chunk_stride": 5, "kv_chunk_width": 6, "kv_chunk_stride": 6},
+                {"q_chunk_width": 6, "q_chunk_stride": 6, "kv_chunk_width": 6, "kv_chunk_stride": 6},
             ),  # fmt: skip
         },
     ),
