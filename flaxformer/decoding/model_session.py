@@ -100,6 +100,7 @@ class ModelSession:
 
     def step(self, context: Context, memory: Memory, tokens: Int[Array, " R"]) -> tuple[Float[Array, "R V"], Memory]:
         """Reads one token per row; returns the logits of the next."""
+        context, tokens = _held_in_place(context, tokens)
         logits, changed = self._call(context, {"cache": memory.cache}, tokens[:, None], memory.step, ["cache"])
         return logits[:, -1], memory.replace(cache=changed["cache"], step=memory.step.advance())
 
@@ -140,6 +141,18 @@ class ModelSession:
             return self.model.apply(variables, tokens, None, **options)
         encoder = (context.encoded, context.encoder_input_tokens)
         return self.model.apply(variables, *encoder, tokens, None, method="decode", **options)
+
+
+def _held_in_place(context: Context, tokens: Int[Array, " R"]) -> tuple[Context, Int[Array, " R"]]:
+    """The same, but `cross_cache` seems to depend on the tokens.
+
+    Without this XLA moves the reading transpose of the encoder's keys and values out of the loop, and then transposes
+    the result back at every step: on CPU greedy decoding of 8 x 64 source tokens took 1.19 times as long.
+    """
+    if "cross_cache" not in context.variables:
+        return context, tokens
+    held, tokens = jax.lax.optimization_barrier((context.variables["cross_cache"], tokens))
+    return context.replace(variables={**context.variables, "cross_cache": held}), tokens
 
 
 def _scans_layers(module: nn.Module) -> bool:
