@@ -8,12 +8,15 @@ import optax
 import pytest
 
 from flaxformer import configs
+from flaxformer.data.batching import Batches, Bucket, Packed
+from flaxformer.data.features import EncoderDecoderFeatures
 from flaxformer.decoding import BeamSearch, Greedy
 from flaxformer.demo.g2p import dictionary as dictionaries
 from flaxformer.demo.g2p import main as demo
 from flaxformer.demo.g2p.decode import cross_attention, pronounce
-from flaxformer.demo.g2p.task import VOCABULARY, validation_batches
+from flaxformer.demo.g2p.task import VOCABULARY, examples, validation_batches
 from flaxformer.training.state import initialize
+from flaxformer.training.step import make_eval_step, mean_metrics
 from tests.demo.g2p.words import tiny_dictionary
 
 TINY = [
@@ -63,9 +66,23 @@ def test_cross_attention_is_a_distribution_over_letters(model, variables):
     np.testing.assert_allclose(weights.sum(axis=1), 1.0, rtol=1e-5)
 
 
+def test_packing_does_not_change_the_loss(model, variables):
+    some = examples(dictionaries.take_split(tiny_dictionary(), "validation"))
+    packed = Batches(some, EncoderDecoderFeatures(), [Bucket((12, 11), rows=4)], Packed())
+    padded = Batches(some, EncoderDecoderFeatures(), [Bucket((5, 5), rows=8)])
+    eval_step = jax.jit(make_eval_step(model.apply))
+
+    def metrics(source):
+        return mean_metrics([eval_step(variables["params"], batch) for batch in source.epoch()])
+
+    assert metrics(packed) == pytest.approx(metrics(padded), rel=1e-5)
+
+
 def test_the_demonstration_from_training_to_report(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(dictionaries, "load", tiny_dictionary)
-    bindings = [*TINY, "TRAIN_STEPS = 2", "WARMUP_STEPS = 1", "task.training_batches.rows = 8"]
+    run = ["TRAIN_STEPS = 2", "WARMUP_STEPS = 1", "task.training_batches.rows = 8"]
+    one_shape = ["NUM_DECODER_LAYERS = 1", "task.validation_batches.lengths = ((30, 30),)"]
+    bindings = [*TINY, *run, *one_shape]
     arguments = [f"--run_dir={tmp_path / 'run'}", *(f"--gin_bindings={binding}" for binding in bindings)]
     assert demo.main(arguments) == 0
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
