@@ -3,7 +3,9 @@
 A folder holds `checkpoint_<step>/` directories, each with the items
 
 * `state`: `target` (the parameters) and `state` (`step`, `opt_state`, `dropout_key`), by orbax;
-* `dataset`: JSON, where the training data goes on.
+* `dataset`: JSON, where the training data goes on,
+
+and `files.json`, sizes and checksums of all these files.
 
 A checkpoint is written next to its place and renamed into it, so a directory of that name is complete; what a killed
 process left behind is removed by the next save. Orbax comes with `pip install 'flaxformer[train]'`.
@@ -22,9 +24,14 @@ import numpy as np
 from flax import serialization, traverse_util
 
 from flaxformer.extras import require
+from flaxformer.training import integrity
 from flaxformer.training.state import TrainState
 
 _NAME = re.compile(r"checkpoint_(\d+)")
+_UNREADABLE = (
+    "the checkpoint {path} cannot be read ({reason}); expected a complete one. "
+    "Remove the directory to go on from an earlier checkpoint, or restore it from a copy."
+)
 
 
 class CheckpointError(ValueError):
@@ -84,6 +91,7 @@ def save(
         items = args.Composite(state=args.PyTreeSave(_tree(state)), dataset=args.JsonSave(dict(dataset or {})))
         with _checkpointer() as checkpointer:
             checkpointer.save(temporary, items)
+        integrity.seal(temporary)
         os.replace(temporary, path)
     for step in steps(folder)[:-keep] if keep is not None else []:
         _remove(path_of(folder, step))
@@ -156,18 +164,19 @@ def _find(folder: str | os.PathLike, step: int | None) -> pathlib.Path:
         wanted = "any checkpoint" if step is None else f"a checkpoint of step {step}"
         there = f"checkpoints of the steps {', '.join(map(str, found))}" if found else "no checkpoint"
         raise CheckpointError(f"{folder} holds {there}; expected {wanted}. Correct the folder or the step.")
-    return path_of(folder, found[-1] if step is None else step)
+    path = path_of(folder, found[-1] if step is None else step)
+    damage = integrity.damage(path)
+    if damage:
+        raise CheckpointError(_UNREADABLE.format(path=path, reason=", ".join(damage)))
+    return path
 
 
 def _read(path: pathlib.Path, read: Callable[[], Any]) -> Any:
     try:
         return read()
     except Exception as error:  # of any type: orbax, tensorstore, json and zstd each have their own
-        raise CheckpointError(
-            f"the checkpoint {path} cannot be read ({type(error).__name__}: {str(error).splitlines()[0][:200]}); "
-            "expected a complete one. "
-            "Remove the directory to go on from an earlier checkpoint, or restore it from a copy."
-        ) from error
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
+        raise CheckpointError(_UNREADABLE.format(path=path, reason=reason)) from error
 
 
 def _compare(path: pathlib.Path, expected: Mapping[str, Any], saved: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from flaxformer.training import checkpoints, optimizers
+from flaxformer.training import checkpoints, integrity, optimizers
 from flaxformer.training.state import TrainState
 
 PARAMS = {"embed": {"embedding": jnp.arange(6.0).reshape(3, 2)}, "norm": {"scale": jnp.ones(2)}}
@@ -97,19 +97,34 @@ def test_another_optimizer_is_a_difference_too(tmp_path):
         checkpoints.restore(tmp_path, state_at(0))
 
 
-@pytest.mark.parametrize("damage", ["state/_METADATA", "state/manifest.ocdbt", "dataset/metadata", "data", "state"])
-def test_a_damaged_checkpoint_is_named(tmp_path, damage):
+UNREADABLE = "cannot be read .*expected a complete one. Remove the directory"
+
+
+def test_a_lost_file_is_named(tmp_path):
     path = checkpoints.save(tmp_path, state_at(4))
-    if damage == "data":
-        for file in path.glob("state/**/d/*"):
-            file.write_bytes(file.read_bytes()[:10])
-    elif (path / damage).is_dir():
-        shutil.rmtree(path / damage)
-    else:
-        (path / damage).write_bytes(b"")
-    with pytest.raises(ValueError, match="cannot be read .*expected a complete one. Remove the directory") as caught:
+    (path / "dataset" / "metadata").unlink()
+    with pytest.raises(ValueError, match=rf"checkpoint_4 {UNREADABLE}") as caught:
         checkpoints.restore(tmp_path, state_at(0))
-    assert str(path) in str(caught.value)
+    assert str(path) in str(caught.value) and "(missing dataset/metadata)" in str(caught.value)
+
+
+def test_a_flipped_bit_is_noticed(tmp_path):
+    path = checkpoints.save(tmp_path, state_at(4))
+    victim = max(path.glob("state/**/d/*"), key=lambda file: file.stat().st_size)
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"changed state/.*{victim.name}.*expected a complete one"):
+        checkpoints.restore_params(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["state/_METADATA", "dataset/metadata"])
+def test_damage_without_a_list_of_files_is_found_on_reading(tmp_path, name):
+    path = checkpoints.save(tmp_path, state_at(4))
+    (path / integrity.SEAL).unlink()
+    (path / name).write_bytes(b"")
+    with pytest.raises(ValueError, match=rf"checkpoint_4 {UNREADABLE}"):
+        checkpoints.restore(tmp_path, state_at(0))
 
 
 def test_missing_checkpoints_are_named(tmp_path):
