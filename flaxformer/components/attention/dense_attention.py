@@ -103,9 +103,8 @@ class _DotProductAttention(HeadProjections, t5x_cache.CountedCache, DenseAttenti
         query, key, value = self._heads(inputs_q, inputs_kv, precomputed_qkv, step)
         query, key, value, place, bias = self._remember(query, key, value, mask, bias, step)
         mask = _effective_mask(mask, place)
-        x = _fold_beams(functools.partial(self._attend, mask=mask, bias=bias, enable_dropout=enable_dropout))(
-            query, key, value
-        )
+        attend = functools.partial(self._attend, mask=mask, bias=bias, enable_dropout=enable_dropout)
+        x = _fold_beams(attend, query, key, value) if step.memory else attend(query, key, value)
         if precomputed_qkv is not None or not self.output_projection:
             return x
         return self._project_out(x, inputs_q.shape[-1])
@@ -394,23 +393,16 @@ def _effective_mask(mask: Mask | Array | None, place: cache.Place) -> Mask | Non
     return valid if mask is None else mask & valid
 
 
-def _fold_beams(attend: Callable[..., Array]) -> Callable[..., Array]:
+def _fold_beams(attend: Callable[..., Array], query: Array, key: Array, value: Array) -> Array:
     """Lets R = B·beams rows of queries attend to B rows of keys: the beams of an item become query positions."""
-
-    def folded(query: Array, key: Array, value: Array) -> Array:
-        rows, batch = query.shape[0], key.shape[0]
-        if rows == batch or query.ndim != 4:
-            return attend(query, key, value)
-        if rows % batch:
-            raise ValueError(
-                f"{rows} rows of queries meet {batch} rows of encoder keys; expected a multiple, one block of rows "
-                "per encoded sequence."
-            )
-        length = query.shape[1]
-        x = attend(rearrange(query, "(b r) t n h -> b (r t) n h", b=batch), key, value)
-        return rearrange(x, "b (r t) n h -> (b r) t n h", t=length)
-
-    return folded
+    rows, length, batch = query.shape[0], query.shape[1], key.shape[0]
+    if rows % batch:
+        raise ValueError(
+            f"{rows} rows of queries meet {batch} rows of encoder keys; expected a multiple, one block of rows "
+            "per encoded sequence."
+        )
+    x = attend(rearrange(query, "(b r) t n h -> b (r t) n h", b=batch), key, value)
+    return rearrange(x, "b (r t) n h -> (b r) t n h", t=length)
 
 
 def _as_bias(mask: Mask | None, bias: Array | None, query: Array, key: Array, dtype: DType) -> Array | None:
