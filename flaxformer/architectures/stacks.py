@@ -76,8 +76,20 @@ class _Stack(nn.Module):
             raise ShapeError(f"{type(self).__name__} got {name} of shape {tokens.shape}; expected at least one token.")
         inputs = {"token_ids": tokens}
         if "position_ids" in self.embedder.embedders:
+            if positions is None:
+                self._check_table(tokens.shape[-1], name)
             inputs["position_ids"] = jnp.arange(tokens.shape[-1])[None] if positions is None else positions
         return self.embedder(segment_ids=segment_ids, decode=decode, **inputs)
+
+    @nn.nowrap
+    def _check_table(self, length: int, name: str) -> None:
+        table = self.embedder.embedders["position_ids"]
+        rows = getattr(table, "num_embeddings", None) or getattr(table, "max_length", length)
+        if length > rows:
+            raise ValueError(
+                f"{type(self).__name__} got {name} of {length} tokens; expected at most {rows}, the rows of its "
+                "position table. Shorten the inputs or make the table longer."
+            )
 
     @nn.nowrap
     def _shared_bias(self, x: Array, *, bidirectional: bool, step: Step, max_decode_length: int | None) -> Array | None:

@@ -7,6 +7,7 @@ import pytest
 
 from flaxformer.architectures import models as architecture
 from flaxformer.architectures.t5 import t5_architecture
+from flaxformer.components import embedding
 from flaxformer.step import Step
 from tests.contracts import models
 
@@ -117,6 +118,13 @@ def test_misuse_is_refused(encoder_decoder, decoder_only):
         encoder_decoder(encoded[0], SOURCE, TARGET, TARGET, method="decode")
     with pytest.raises(ValueError, match="expected exactly one of the two"):
         models.encoder().clone(token_embedder_factory=None).init(jax.random.key(0), SOURCE)
+
+
+def test_sequences_longer_than_the_position_table_are_refused():
+    for table in (embedding.PositionEmbed(3, models.WIDTH), embedding.FixedEmbed(models.WIDTH, max_length=3)):
+        model = models.decoder_only(position_embedder_factory=table.clone)
+        with pytest.raises(ValueError, match="got decoder_input_tokens of 4 tokens; expected at most 3, the rows"):
+            jax.eval_shape(lambda model=model: model.init(jax.random.key(0), TARGET, TARGET))
 
 
 def test_masks_are_symbolic_until_a_kernel_needs_them():
