@@ -37,6 +37,11 @@ class Place(NamedTuple):
     keys: int
 
 
+def indices(*starts: Start) -> tuple[Int[Array, ""], ...]:
+    """Starts as `jax.lax` wants them: all of one type, also where 64-bit numbers are enabled."""
+    return tuple(jnp.asarray(start, jnp.int32) for start in starts)
+
+
 def cut(array: Any, start: Start, size: int, axis: int = -1) -> Array:
     """`size` entries of an axis from `start` on; axes of size 1 stay."""
     array = jnp.asarray(array)

@@ -164,7 +164,9 @@ def validate_dense_attention_call_parameter_shapes(
 
 def _check_axes(name: str, array: Array, rank: int, *allowed: set[int] | None) -> None:
     """Raises unless the last axes `N T S` of `array` have an allowed size; None allows any."""
-    if array.ndim != rank or any(choices and size not in choices for size, choices in zip(array.shape[-3:], allowed)):
+    if array.ndim != rank or any(
+        choices and size not in choices for size, choices in zip(array.shape[-3:], allowed, strict=True)
+    ):
         wanted = ", ".join(
             f"{axis} in {sorted(choices) if choices else 'any size'}"
             for axis, choices in zip(("N", "T", "S"), allowed, strict=True)

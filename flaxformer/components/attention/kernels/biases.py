@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from flaxformer.components.attention.blocks import Grid, Place, Start, cut, grow, position_ranges, positions_of
+from flaxformer.components.attention.blocks import Grid, Place, Start, cut, grow, indices, position_ranges, positions_of
 from flaxformer.components.relative_position_biases import relative_bias, relative_position_bucket
 from flaxformer.types import Array
 
@@ -75,7 +75,7 @@ class Bias:
 
     def zero_gradient(self) -> Gradient:
         """Where `add_gradient` starts."""
-        return [jnp.zeros(x.shape, jnp.float32) for x in parameters(self)]
+        return [jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)) for x in parameters(self)]
 
     def add_gradient(
         self, total: Gradient, scores: Float[Array, "b n #q #k"], place: Place, uniform: bool = False
@@ -136,7 +136,7 @@ class ArrayBias(Bias):
         (so_far,) = total
         alike = tuple(axis for axis in range(4) if so_far.shape[axis] == 1)
         scores = scores.sum(alike, keepdims=True)
-        starts = [0 if axis in alike else start for axis, (start, _) in enumerate(_ranges_of(place))]
+        starts = indices(*(0 if axis in alike else start for axis, (start, _) in enumerate(_ranges_of(place))))
         there = jax.lax.dynamic_slice(so_far, starts, scores.shape)
         return [jax.lax.dynamic_update_slice(so_far, there + scores, starts)]
 

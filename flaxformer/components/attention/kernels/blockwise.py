@@ -28,7 +28,7 @@ from jax import lax
 from jaxtyping import Float
 
 from flaxformer.components.attention import masks
-from flaxformer.components.attention.blocks import Grid, Place, cut
+from flaxformer.components.attention.blocks import Grid, Place, cut, indices
 from flaxformer.components.attention.kernels import biases, dropout, plan, request
 from flaxformer.types import Array, Precision
 
@@ -271,8 +271,10 @@ def _forward(setting: _Setting, query, key, value, bias, sinks, data) -> tuple[A
             output, log_sum_exp = carry
             x, lse = _attend_query_block(program, i, query, keys, values, sinks)
             place = program.place(i, 0)
-            output = lax.dynamic_update_slice(output, x.astype(output.dtype), (place.row, place.query, place.head, 0))
-            log_sum_exp = lax.dynamic_update_slice(log_sum_exp, lse, (place.row, place.head, place.query))
+            output = lax.dynamic_update_slice(
+                output, x.astype(output.dtype), indices(place.row, place.query, place.head, 0)
+            )
+            log_sum_exp = lax.dynamic_update_slice(log_sum_exp, lse, indices(place.row, place.head, place.query))
             return output, log_sum_exp
 
         return _loop(grid.query_count, query_block, carry)
@@ -331,7 +333,7 @@ def _backward(setting: _Setting, query, key, value, bias, data, d_output, log_su
             queries,
             d_outputs,
             *(
-                lax.dynamic_slice(x, (program.row, head, 0), (setting.rows, setting.heads, x.shape[2]))
+                lax.dynamic_slice(x, indices(program.row, head, 0), (setting.rows, setting.heads, x.shape[2]))
                 for x in (log_sum_exp, delta)
             ),
         )
@@ -341,7 +343,7 @@ def _backward(setting: _Setting, query, key, value, bias, data, d_output, log_su
             d_keys, d_values, d_queries, d_bias = _differentiate_key_block(
                 program, j, rows, key, value, d_queries, d_bias, bias_wanted
             )
-            start = (program.row, j * grid.key_size, program.kv_head, 0)
+            start = indices(program.row, j * grid.key_size, program.kv_head, 0)
             d_key = lax.dynamic_update_slice(d_key, d_keys.swapaxes(1, 2).astype(key.dtype), start)
             d_value = lax.dynamic_update_slice(d_value, d_values.swapaxes(1, 2).astype(value.dtype), start)
             return d_query, d_key, d_value, d_bias, d_queries
@@ -352,7 +354,7 @@ def _backward(setting: _Setting, query, key, value, bias, data, d_output, log_su
         if _scales_query(queries):
             d_queries *= setting.scale
         update = _unfold(setting, d_queries).astype(query.dtype)
-        d_query = lax.dynamic_update_slice(d_query, update, (program.row, 0, head, 0))
+        d_query = lax.dynamic_update_slice(d_query, update, indices(program.row, 0, head, 0))
         return d_query, d_key, d_value, d_bias
 
     zeros = (*(jnp.zeros(x.shape, x.dtype) for x in (query, key, value)), bias_zero)
@@ -426,21 +428,21 @@ def _loop(count: int, body: Any, carry: Any) -> Any:
 def _heads(program: _Program, x: Float[Array, "B L M H"], heads: int) -> Float[Array, "b m L H"]:
     """The program's rows and heads of an array, heads first."""
     head = program.kv_head * (heads // program.setting.kv_heads)
-    part = lax.dynamic_slice(x, (program.row, 0, head, 0), (program.setting.rows, x.shape[1], heads, x.shape[3]))
+    part = lax.dynamic_slice(x, indices(program.row, 0, head, 0), (program.setting.rows, x.shape[1], heads, x.shape[3]))
     return _compute(part.swapaxes(1, 2))
 
 
 def _query_rows(program: _Program, query: Float[Array, "B T N H"], i: Array) -> Float[Array, "b k g*q H"]:
     place = program.place(i, 0)
     sizes = (place.rows, place.queries, place.heads, query.shape[3])
-    block = lax.dynamic_slice(query, (place.row, place.query, place.head, 0), sizes)
+    block = lax.dynamic_slice(query, indices(place.row, place.query, place.head, 0), sizes)
     return _compute(block.swapaxes(1, 2)).reshape(place.rows, program.setting.kv_heads, -1, query.shape[3])
 
 
 def _key_rows(program: _Program, x: Float[Array, "B S K H"], j: Array) -> Float[Array, "b k s H"]:
     setting, size = program.setting, program.setting.grid.key_size
     sizes = (setting.rows, size, setting.kv_heads, x.shape[3])
-    return _compute(lax.dynamic_slice(x, (program.row, j * size, program.kv_head, 0), sizes).swapaxes(1, 2))
+    return _compute(lax.dynamic_slice(x, indices(program.row, j * size, program.kv_head, 0), sizes).swapaxes(1, 2))
 
 
 def _fold(setting: _Setting, x: Float[Array, "b n T H"]) -> Float[Array, "b k i g*q H"]:
@@ -475,9 +477,7 @@ def _product(equation: str, a: Array, b: Array, precision: Precision) -> Array:
     """A matrix product in the dtype of the operand that came from outside, summed in at least float32."""
     narrow = b.dtype if jnp.finfo(b.dtype).bits < jnp.finfo(a.dtype).bits else a.dtype
     wide = jnp.promote_types(narrow, jnp.float32)
-    return jnp.einsum(
-        equation, a.astype(narrow), b.astype(narrow), precision=precision, preferred_element_type=wide
-    )
+    return jnp.einsum(equation, a.astype(narrow), b.astype(narrow), precision=precision, preferred_element_type=wide)
 
 
 class _Static:
