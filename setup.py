@@ -56,9 +56,9 @@ setup(
     install_requires=[
         "chex>=0.1.90",
         "einops>=0.8",
-        "flax>=0.11",
+        "flax>=0.12",
         "gin-config>=0.5",
-        "jax>=0.7",
+        "jax>=0.8",
         "jaxtyping>=0.3",
         "numpy>=2.0",
         "optax>=0.2.5",
