@@ -25,8 +25,7 @@ from flaxformer.types import Array
 _POSITION_TABLE = "pos_embedding"
 
 
-@flax.struct.dataclass
-class Memory:
+class Memory(flax.struct.PyTreeNode):
     """What changes from step to step.
 
     Attributes:
@@ -40,8 +39,7 @@ class Memory:
     row_axis: int = flax.struct.field(pytree_node=False, default=0)
 
 
-@flax.struct.dataclass
-class Context:
+class Context(flax.struct.PyTreeNode):
     """What stays as it is while a batch is decoded.
 
     Attributes:
@@ -70,7 +68,7 @@ class ModelSession:
         if not self.has_encoder:
             return Context(variables)
         tokens = inputs[ENCODER_TOKENS]
-        encoded = self.model.apply(variables, tokens, enable_dropout=False, method="encode")
+        encoded: Any = self.model.apply(variables, tokens, enable_dropout=False, method="encode")
         return Context(variables, encoded, tokens)
 
     def prefill(
@@ -90,7 +88,8 @@ class ModelSession:
         logits, changed = self._call(context, {}, prompts.tokens[:, :head], step, mutable, **flags)
         if "cross_cache" in changed:
             context = context.replace(variables={**context.variables, "cross_cache": changed["cross_cache"]})
-        row_axis = int(self.model.apply(context.variables, method=_scans_layers))
+        scanned: Any = self.model.apply(context.variables, method=_scans_layers)
+        row_axis = 1 if scanned else 0
         _check_rows(changed["cache"], row_axis, len(prompts.tokens))
         memory = Memory(changed["cache"], step.advance(), row_axis)
         if head == length:

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.struct
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Bool, Int
 
 from flaxformer.types import Array
@@ -74,7 +74,7 @@ def _read_prompt(tokens: Any, valid: Any, pad_id: int, bos_id: int | None) -> di
         raise ValueError(
             f"'{VALID}' has shape {np.shape(valid)}; expected {np.shape(tokens)}, the shape of '{PROMPT_TOKENS}'."
         )
-    if isinstance(tokens, jax.core.Tracer) or isinstance(valid, jax.core.Tracer):
+    if isinstance(tokens, Tracer) or isinstance(valid, Tracer):
         return {PROMPT_TOKENS: tokens, VALID: tokens != pad_id if valid is None else valid}
     known = np.asarray(tokens) != pad_id if valid is None else np.asarray(valid, bool)
     edges = np.abs(np.diff(known.astype(np.int8), axis=1, prepend=0, append=0)).sum(axis=1)
@@ -97,7 +97,7 @@ def longest_prompt(inputs: Mapping[str, Any], bos_id: int | None) -> int:
     start = 0 if bos_id is None else 1
     if tokens is None:
         return start
-    if valid is None or isinstance(valid, jax.core.Tracer):
+    if valid is None or isinstance(valid, Tracer):
         return np.shape(tokens)[1] + start
     return int(np.asarray(valid).sum(axis=1).max()) + start
 
@@ -105,7 +105,7 @@ def longest_prompt(inputs: Mapping[str, Any], bos_id: int | None) -> int:
 def make_prompts(inputs: Mapping[str, Array], batch: int, bos_id: int | None) -> Prompts:
     """The prompts with their start token, every row moved to the right end. Static shapes: runs inside of jit."""
     if PROMPT_TOKENS not in inputs:
-        start = jnp.full((batch, 1), bos_id, jnp.int32)
+        start = jnp.full((batch, 1), 0 if bos_id is None else bos_id, jnp.int32)
         return Prompts(start, jnp.ones((1, 1), bool), jnp.zeros((batch,), jnp.int32))
     tokens = jnp.asarray(inputs[PROMPT_TOKENS], jnp.int32)
     prefix = jnp.asarray(inputs[PREFIX], bool) if PREFIX in inputs else None

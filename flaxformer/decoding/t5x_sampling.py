@@ -9,6 +9,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Bool, Float, Int
 
 from flaxformer.decoding.strategies.sample import draw
@@ -17,8 +18,7 @@ from flaxformer.decoding.t5x_caches import cache_map, flat_batch_beam_expand
 from flaxformer.types import Array
 
 
-@flax.struct.dataclass
-class SamplingLoopState:
+class SamplingLoopState(flax.struct.PyTreeNode):
     """The state that `state_callback_fn` and `logit_callback_fn` see; R = B * num_decodes rows.
 
     Attributes:
@@ -85,10 +85,10 @@ class _Sampler:
 
 def _chooser(temperature: Any, rows: int, **options: Any) -> Callable[[Array, Array], tuple[Array, Array]]:
     """How tokens are drawn. With one temperature per row, T5X draws every row by itself with the same key."""
-    scalar = isinstance(temperature, (int, float)) or jnp.ndim(temperature) == 0
-    if scalar:
+    if jnp.ndim(temperature) == 0:
         return lambda key, logits: draw(key, logits.astype(jnp.float32), temperature, **options)
-    per_row = jnp.repeat(jnp.asarray(temperature, jnp.float32), rows // len(temperature))
+    per_item = jnp.asarray(temperature, jnp.float32)
+    per_row = jnp.repeat(per_item, rows // len(per_item))
 
     def choose(key: Array, logits: Array) -> tuple[Array, Array]:
         one = lambda row, own: jax.tree.map(lambda x: x[0], draw(key, row[None], own, **options))  # noqa: E731
@@ -105,7 +105,7 @@ def _limits(inputs: Array, max_decode_steps: Any, hard_limit: Any) -> Int[Array,
         return full
     if hard_limit is not None and hard_limit > 0:
         max_decode_steps = jnp.minimum(max_decode_steps, hard_limit)
-    if not isinstance(max_decode_steps, jax.core.Tracer) and max_decode_steps > length:
+    if not isinstance(max_decode_steps, Tracer) and max_decode_steps > length:
         raise ValueError(
             f"max_decode_steps is {max_decode_steps}; expected at most the {length} columns of `inputs`. "
             "Pad `inputs` to the length of the result."

@@ -16,40 +16,39 @@ from jaxtyping import Float, Int
 from flaxformer.decoding.logits import argmax
 from flaxformer.types import Array
 
+Number = Array | float | int
 
-@flax.struct.dataclass
-class Sum:
+
+class Sum(flax.struct.PyTreeNode):
     """A sum.
 
     >>> int(Sum(2).merge(Sum(3)).compute())
     5
     """
 
-    total: Array
+    total: Number
 
     def merge(self, other: Sum) -> Sum:
         return Sum(self.total + other.total)
 
-    def compute(self) -> Array:
+    def compute(self) -> Number:
         return self.total
 
 
-@flax.struct.dataclass
-class Average:
+class Average(flax.struct.PyTreeNode):
     """A weighted mean: `total / count`, 0 for nothing counted."""
 
-    total: Array
-    count: Array = 1
+    total: Number
+    count: Number = 1
 
     def merge(self, other: Average) -> Average:
         return Average(self.total + other.total, self.count + other.count)
 
-    def compute(self) -> Array:
+    def compute(self) -> Number:
         return jnp.where(self.count == 0, 0.0, self.total / jnp.where(self.count == 0, 1, self.count))
 
 
-@flax.struct.dataclass
-class Rate:
+class Rate(flax.struct.PyTreeNode):
     """`numerator` per second, or the seconds themselves if `inverse`.
 
     Attributes:
@@ -58,8 +57,8 @@ class Rate:
       inverse: report the duration (static).
     """
 
-    numerator: Array
-    duration: Array | None = None
+    numerator: Number
+    duration: Number | None = None
     inverse: bool = flax.struct.field(pytree_node=False, default=False)
 
     def with_duration(self, seconds: float) -> Rate:
@@ -69,7 +68,7 @@ class Rate:
         known = [x.duration for x in (self, other) if x.duration is not None]
         return self.replace(numerator=self.numerator + other.numerator, duration=sum(known) if known else None)
 
-    def compute(self) -> Array:
+    def compute(self) -> Number:
         if self.duration is None:
             raise ValueError("a rate has no duration yet; expected seconds. Call with_duration after the timed steps.")
         return self.duration if self.inverse else self.numerator / self.duration

@@ -137,7 +137,7 @@ class BaseTransformerModel(BaseModel):
 
     def score_batch(self, params: Any, batch: Batch, return_intermediates: bool = False) -> Any:
         targets, weights = batch["decoder_target_tokens"], batch["decoder_loss_weights"]
-        changed: Mapping[str, Any] = {}
+        changed: Any = {}
         if return_intermediates:
             logits, changed = self._compute_logits(params, batch, mutable=["intermediates"])
         else:
@@ -188,8 +188,8 @@ def best_of(sequences: Array, scores: Array, return_all: bool) -> Predictions:
     return (sequences, {"scores": scores}) if return_all else (sequences[:, -1], {"scores": scores[:, -1]})
 
 
-def takes(function: Callable[..., Any], name: str) -> bool:
-    return name in inspect.signature(function).parameters
+def takes(function: Callable[..., Any] | None, name: str) -> bool:
+    return function is not None and name in inspect.signature(function).parameters
 
 
 def ones_of(shapes: Mapping[str, Any], types: Mapping[str, Any] | None, name: str) -> Array:

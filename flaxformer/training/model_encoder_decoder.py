@@ -61,17 +61,13 @@ class EncoderDecoderModel(BaseTransformerModel):
     def get_initial_variables(
         self, rng: PRNGKey, input_shapes: Mapping[str, Any], input_types: Mapping[str, Any] | None = None
     ) -> Any:
-        ones = lambda name: ones_of(input_shapes, input_types, name)  # noqa: E731
+        tokens = ("encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens")
         optional = ("encoder_positions", "decoder_positions", "encoder_segment_ids", "decoder_segment_ids")
-        return self.module.init(
-            rng,
-            ones("encoder_input_tokens"),
-            ones("decoder_input_tokens"),
-            ones("decoder_target_tokens"),
-            **{name: ones(name) for name in optional if name in input_shapes},
-            decode=False,
-            enable_dropout=False,
-        )
+        options: dict[str, Any] = {
+            name: ones_of(input_shapes, input_types, name) for name in optional if name in input_shapes
+        }
+        options |= {"decode": False, "enable_dropout": False}
+        return self.module.init(rng, *(ones_of(input_shapes, input_types, name) for name in tokens), **options)
 
     def _compute_logits(
         self, params: Any, batch: Batch, dropout_rng: PRNGKey | None = None, mutable: Any = False
@@ -117,7 +113,7 @@ class EncoderDecoderModel(BaseTransformerModel):
         prompt = jnp.zeros_like(target)
         if prompt_with_targets:
             prompt = jnp.where(target == (getattr(self.output_vocabulary, "eos_id", None) or 1), 0, target)
-        encoded = self.module.apply({"params": params}, source, enable_dropout=False, method="encode")
+        encoded: Any = self.module.apply({"params": params}, source, enable_dropout=False, method="encode")
         cache, options = self._prefilled_cache(params, encoded, source, prompt)
         encoded, source = (flat_batch_beam_expand(x, count) for x in (encoded, source))
 

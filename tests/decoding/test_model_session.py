@@ -28,15 +28,20 @@ def model_of(name):
     return module, {"params": jax.tree.map(jnp.asarray, case.tree("params"))}
 
 
+@functools.cache
+def compiled(name):
+    module, _ = model_of(name)
+    return jax.jit(functools.partial(module.apply, enable_dropout=False))
+
+
 def full_pass(name, item, tokens):
     """Log-probabilities of what follows each token, in one uncached pass over a padded row."""
-    module, variables = model_of(name)
     row = np.zeros((1, 12), np.int32)
     row[0, : len(tokens)] = tokens
     targets = np.ones_like(row) * (np.arange(12) < len(tokens))
     arguments = (row, targets) if name in DECODERS else (SOURCE[item : item + 1], row, targets)
-    logits = jax.jit(functools.partial(module.apply, enable_dropout=False))(variables, *arguments)
-    return np.asarray(jax.nn.log_softmax(logits[0, : len(tokens)].astype(jnp.float32)))
+    logits = np.asarray(compiled(name)(model_of(name)[1], *arguments), np.float32)[0, : len(tokens)]
+    return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
 
 
 def inputs_of(name, prompts):
@@ -68,17 +73,23 @@ def test_the_rows_of_one_item_share_its_encoder_keys_and_values(name):
     """Neither the caches of the encoder nor its output are tiled for beams."""
     module, variables = model_of(name)
     session = ModelSession(module)
-    context = session.open(variables, {"encoder_input_tokens": SOURCE})
-    _, context, memory = session.prefill(context, make_prompts({}, 2, 0), 4)
+
+    @jax.jit
+    def start(variables):
+        context = session.open(variables, {"encoder_input_tokens": SOURCE})
+        return session.prefill(context, make_prompts({}, 2, 0), 4)[1:]
+
+    context, memory = start(variables)
     assert context.encoded.shape[0] == 2
     for leaf in jax.tree.leaves(context.variables["cross_cache"]):
         assert leaf.shape[memory.row_axis] == 2
     wide = session.expand(memory, 3)
     for leaf, wider in zip(jax.tree.leaves(memory.cache), jax.tree.leaves(wide.cache), strict=True):
         np.testing.assert_array_equal(wider, np.repeat(leaf, 3, axis=memory.row_axis))
-    logits, _ = session.step(context, wide, jnp.array([2, 3, 4, 2, 3, 4]))
+    step = jax.jit(session.step)
+    logits, _ = step(context, wide, jnp.array([2, 3, 4, 2, 3, 4]))
     for beam in range(3):
-        alone, _ = session.step(context, memory, jnp.array([2 + beam] * 2))
+        alone, _ = step(context, memory, jnp.array([2 + beam] * 2))
         np.testing.assert_allclose(logits[beam::3], alone, rtol=1e-4, atol=1e-5)
 
 
@@ -101,14 +112,14 @@ def test_a_prefix_language_model_reads_its_prompt_in_both_directions():
     named = {"decoder_prompt_tokens": prompts, "decoder_causal_attention": flags}
     both = generate(*model_of(name), named, **options)
     assert not np.allclose(causal.scores, both.scores)
-    module, variables = model_of(name)
+    _, variables = model_of(name)
     for item, prompt in enumerate(prompts):
         sequence = [0, *prompt[prompt != 0]]
         length = int(both.lengths[item, 0])
         tokens = np.asarray(both.tokens)[item, 0, :length]
         row = np.array([[*sequence, *tokens[:-1]]])
         seen = (np.arange(row.shape[1]) < len(sequence))[None].astype(np.int32)
-        logits = module.apply(variables, row, np.ones_like(row), decoder_causal_attention=seen, enable_dropout=False)
+        logits = compiled(name)(variables, row, np.ones_like(row), decoder_causal_attention=seen)
         log_probs = jax.nn.log_softmax(logits[0, len(sequence) - 1 :])
         expected = float(log_probs[jnp.arange(length), tokens].sum())
         np.testing.assert_allclose(both.scores[item, 0], expected, rtol=1e-4, atol=1e-4)

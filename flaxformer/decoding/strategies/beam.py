@@ -26,8 +26,7 @@ from flaxformer.decoding.strategies.base import Generated, Request, write_at
 from flaxformer.types import Array, PRNGKey
 
 
-@flax.struct.dataclass
-class BeamState:
+class BeamState(flax.struct.PyTreeNode):
     """Where a beam search stands. K hypotheses per item, worst first.
 
     Attributes:

@@ -10,8 +10,7 @@ from flaxformer.decoding.strategies.base import Generated, Request, write_at
 from flaxformer.types import Array, PRNGKey
 
 
-@flax.struct.dataclass
-class RowState:
+class RowState(flax.struct.PyTreeNode):
     """Where every row stands.
 
     Attributes:

@@ -8,6 +8,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Bool, Float, Int
 
 from flaxformer.decoding.logits import NEG_INF, argmax, log_prob_of, top_k_mask, top_p_mask
@@ -95,7 +96,7 @@ class Sample:
         return self.num_samples
 
     def check(self, batch: int) -> None:
-        known = not isinstance(self.temperature, jax.core.Tracer)
+        known = not isinstance(self.temperature, Tracer)
         if np.shape(self.temperature) not in ((), (batch,)) or (
             known and not np.all(np.asarray(self.temperature) >= 0)
         ):
@@ -103,7 +104,7 @@ class Sample:
                 f"temperature is {self.temperature}; expected a number of at least 0, or an array of {batch} such "
                 "numbers, one per item. temperature=0 takes the most probable token."
             )
-        if self.top_p is not None and not isinstance(self.top_p, jax.core.Tracer) and not 0 < self.top_p <= 1:
+        if self.top_p is not None and not isinstance(self.top_p, Tracer) and not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p}; expected a probability in (0, 1]. top_p=None keeps every token.")
         if self.num_samples < 1:
             raise ValueError(f"num_samples is {self.num_samples}; expected at least 1 sample per item.")
