@@ -16,12 +16,25 @@ a `Step` without positions (`Step.from_keywords`): the attention layer then find
 
 from __future__ import annotations
 
+import dataclasses
+from typing import NamedTuple
+
 import flax.struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Int
 
 from flaxformer.types import Array
+
+
+class Slots(NamedTuple):
+    """The fields of a step that writes cache slots; see `Step`."""
+
+    positions: Int[Array, "#B T"]
+    slot: Int[Array, ""]
+    key_positions: Int[Array, "#B S"]
+    key_valid: Bool[Array, "#B S"]
+    cache_length: int
 
 
 @flax.struct.dataclass
@@ -59,6 +72,20 @@ class Step:
         """Whether this call writes slots of a cache that a driver counts."""
         return self.slot is not None
 
+    def slots(self) -> Slots:
+        """The fields of a step that a driver made, all of them present.
+
+        Raises:
+          ValueError: for any other step.
+        """
+        fields = (self.positions, self.slot, self.key_positions, self.key_valid, self.cache_length)
+        if any(field is None for field in fields):
+            raise ValueError(
+                "this step has no cache slots; expected one made by Step.start or advance, "
+                "which say where tokens stand and where they are kept."
+            )
+        return Slots(*fields)  # pyright: ignore[reportArgumentType]  (none is None)
+
     @classmethod
     def from_keywords(
         cls, decode: bool = False, prefill: bool = False, prefill_lengths: Int[Array, " B"] | None = None
@@ -77,7 +104,7 @@ class Step:
 
     def to_memory(self) -> Step:
         """This step as cross-attention sees it: the same queries, keys that a driven cache keeps for good."""
-        return self.replace(memory=True) if self.use_cache else Step()
+        return dataclasses.replace(self, memory=True) if self.use_cache else Step()
 
     @classmethod
     def start(cls, valid: Bool[Array, "#B P"], cache_length: int) -> Step:
@@ -116,18 +143,18 @@ class Step:
           length: tokens per row of the next call.
           valid: `[#B length]` bool, which of them are real; all when None.
         """
-        if self.slot is None or self.positions is None or self.cache_length is None:
-            raise ValueError("only a step made by Step.start can advance; this one has no cache slots.")
+        current = self.slots()
         ahead = jnp.ones((1, length), bool) if valid is None else jnp.asarray(valid, bool)
-        counted = jnp.max(jnp.where(self.key_valid, self.key_positions, -1), axis=-1, keepdims=True)  # [#B 1]
+        counted = jnp.max(jnp.where(current.key_valid, current.key_positions, -1), axis=-1, keepdims=True)  # [#B 1]
         positions = jnp.maximum(counted + jnp.cumsum(ahead, axis=-1, dtype=jnp.int32), 0)
-        slot = self.slot + self.positions.shape[-1]
-        return self.replace(
+        slot = current.slot + current.positions.shape[-1]
+        return dataclasses.replace(
+            self,
             positions=positions,
             valid=valid,
             slot=slot,
-            key_positions=_write(_pad(self.key_positions, self.cache_length), positions, slot),
-            key_valid=_write(_pad(self.key_valid, self.cache_length), ahead, slot),
+            key_positions=_write(_pad(current.key_positions, current.cache_length), positions, slot),
+            key_valid=_write(_pad(current.key_valid, current.cache_length), ahead, slot),
             fresh=False,
         )
 

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 Array = jnp.ndarray
-DType = jnp.dtype
+DType = jax.typing.DTypeLike  # 'bfloat16', jnp.bfloat16 and jnp.dtype('bfloat16') alike
 PRNGKey = jnp.ndarray
 Shape = Sequence[int]
 Activation = Callable[..., Array]

@@ -3,9 +3,11 @@
 Where the norm stands is an object, `residual`: `PreNorm()` for T5, `PostNorm()` for BERT.
 """
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 from jax import numpy as jnp
@@ -312,7 +314,7 @@ class DecoderLayer(_Layer, ParameterRemappable):
             return attend_with(self.self_attention, queries, x, decoder_mask, bias, **offered)
 
         def cross(x: Array) -> Array:
-            attention, memory = self.encoder_decoder_attention, offered | {"step": step.to_memory()}
+            attention, memory = cast(nn.Module, self.encoder_decoder_attention), offered | {"step": step.to_memory()}
             return attend_with(attention, x, encoded, encoder_decoder_mask, cross_bias, **memory)
 
         def feed_forward(x: Array) -> Array:

@@ -4,6 +4,8 @@ They turn tokens into masks (0 is padding, `segment_ids` keep packed examples ap
 `Step`; the stacks do the rest.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 
@@ -27,7 +29,8 @@ def decoder_mask(
     if causal_attention is not None:
         flags = causal_attention > 0
         reach = prefix_lm(flags, flags)
-    return combine(reach, Padding(targets > 0, targets > 0), _same_segment(segment_ids, segment_ids))
+    reach = reach & Padding(targets > 0, targets > 0)
+    return reach if segment_ids is None else reach & Segments(segment_ids, segment_ids)
 
 
 def _same_segment(query_ids: Array | None, key_ids: Array | None) -> Mask | None:
@@ -36,7 +39,7 @@ def _same_segment(query_ids: Array | None, key_ids: Array | None) -> Mask | None
 
 def _step_mask(step: Step, causal_attention: Array | None = None) -> Mask | None:
     """The mask of a driven cache: slots that hold nothing are hidden by the attention layer itself."""
-    if step.positions.shape[-1] == 1 and not step.fresh:
+    if step.slots().positions.shape[-1] == 1 and not step.fresh:
         return None  # everything cached lies before the one query
     if causal_attention is None:
         return Causal()

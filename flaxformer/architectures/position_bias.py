@@ -1,5 +1,7 @@
 """The bias that tells attention how far apart tokens are, from any kind of bias module."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax.numpy as jnp
@@ -51,9 +53,7 @@ def self_attention_bias(
     if step.use_cache:
         return _bias_at(module, step, bidirectional)
     length = max_decode_length or x.shape[-2]
-    if bidirectional:
-        return module(length, length, bidirectional=True)
-    return module(length, length, False, decode=step.decode)
+    return module(length, length, bidirectional, decode=step.decode and not bidirectional)
 
 
 def cross_attention_bias(module: Any, x: Array, encoded: Array | None) -> Array | None:
@@ -64,8 +64,9 @@ def cross_attention_bias(module: Any, x: Array, encoded: Array | None) -> Array 
 
 
 def _bias_at(module: RelativeAttentionAPI, step: Step, bidirectional: bool) -> Array:
+    slots = step.slots()
     if isinstance(module, RelativePositionBiases):
-        return module.bias(step.positions, step.key_positions, bidirectional)
-    full = module(step.cache_length, step.cache_length, bidirectional, decode=False)[0]  # [N L L]
-    rows, columns = step.positions[:, :, None], step.key_positions[:, None, :]
+        return module.bias(slots.positions, slots.key_positions, bidirectional)
+    full = module(slots.cache_length, slots.cache_length, bidirectional, decode=False)[0]  # [N L L]
+    rows, columns = slots.positions[:, :, None], slots.key_positions[:, None, :]
     return jnp.moveaxis(full[:, rows, columns], 0, 1)  # [#B N T S]

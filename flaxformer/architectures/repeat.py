@@ -4,6 +4,8 @@ Scanning compiles one layer instead of all of them. Its parameters gain an axis 
 attention weights gain it in front. `stack_layer_params` and `unstack_layer_params` turn one layout into the other.
 """
 
+from __future__ import annotations
+
 import enum
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -113,7 +115,7 @@ def scan_layer(
         body,
         variable_axes={"params": axis, "cache": 0, "cross_cache": 0, "attention": 0, "intermediates": 2},
         split_rngs={"params": True, "dropout": True},
-        in_axes=nn.broadcast,
+        in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]
         length=length,
         axis_name="layers",
         axes_collections=("params", "cache"),

@@ -1,5 +1,7 @@
 """Stacks: token ids to hidden states (`Encoder`) or to logits (`Decoder`)."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -39,7 +41,7 @@ class _Stack(nn.Module):
         self.relpos_bias = self._setup_shared_bias()
 
     @nn.nowrap
-    def _setup_embedders(self) -> Mapping[str, Any]:
+    def _setup_embedders(self) -> dict[str, Any]:
         if self.token_embedder_factory is not None:
             self.token_embedder = self.token_embedder_factory()
             embedders = {"token_ids": self.token_embedder}
@@ -74,7 +76,7 @@ class _Stack(nn.Module):
             )
         if 0 in tokens.shape:
             raise ShapeError(f"{type(self).__name__} got {name} of shape {tokens.shape}; expected at least one token.")
-        inputs = {"token_ids": tokens}
+        inputs: dict[str, Any] = {"token_ids": tokens}
         if "position_ids" in self.embedder.embedders:
             if positions is None:
                 self._check_table(tokens.shape[-1], name)

@@ -13,7 +13,7 @@ from typing import Any
 from flaxformer.step import Step
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _accepted(function: Callable[..., Any]) -> tuple[frozenset[str], bool]:
     """The parameter names of `function`, and whether it takes any keyword at all."""
     parameters = inspect.signature(function).parameters.values()

@@ -186,7 +186,7 @@ class Depthwise1dConv(nn.Module):
         return y
 
 
-def _real_inputs(step: Step, length: int) -> tuple[Int[Array, "#B"] | None, Int[Array, "#B"] | int]:
+def _real_inputs(step: Step, length: int) -> tuple[Int[Array, "#B"] | None, Any]:
     """Where each row's real inputs start, None if all do at 0, and where they end."""
     if step.prefill:
         return None, step.lengths

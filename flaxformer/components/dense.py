@@ -204,7 +204,7 @@ class MlpBlock(nn.Module):
         hidden = self._constrain(hidden)
         if self.precomputed_intermediates:
             return hidden
-        width = jnp.shape(inputs)[-1] if self.out_dim is None else self.out_dim
+        width = inputs.shape[-1] if self.out_dim is None else self.out_dim  # pyright: ignore[reportAttributeAccessIssue]
         output = self._dense("wo", width, (self.intermediate_axis_name, self.output_axis_name))(hidden)
         return self._drop(self.final_dropout, self.final_dropout_rate, output, step=step, enable_dropout=enable_dropout)
 
@@ -232,7 +232,7 @@ class MlpBlock(nn.Module):
         )
 
     @nn.nowrap
-    def _project(self, inputs: Array) -> list[Array]:
+    def _project(self, inputs: Any) -> list[Array]:
         """The branches before activation, one `[*batch F]` per activation."""
         count = len(self.activations)
         names = (self.input_axis_name, self.intermediate_axis_name)
@@ -249,7 +249,7 @@ class MlpBlock(nn.Module):
         return [fused[..., i, :] for i in range(count)]
 
     @nn.nowrap
-    def _given_branches(self, inputs: Array | Sequence[Array]) -> list[Array]:
+    def _given_branches(self, inputs: Any) -> list[Array]:
         count = len(self.activations)
         if self.out_dim is None:
             raise ValueError(

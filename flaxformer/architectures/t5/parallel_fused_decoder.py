@@ -7,6 +7,9 @@ Source: Wang & Komatsuzaki 2021 (GPT-J, parallel layers); Chowdhery et al. 2022,
 Shazeer 2019, arXiv:1911.02150 (one key and value head).
 """
 
+from __future__ import annotations
+
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -164,7 +167,7 @@ class ParallelFusedDecoderLayer(nn.Module, ParameterRemappable):
         step = step or Step.from_keywords(decode, prefill, prefill_lengths)
         bias = position_bias
         if bias is None:  # computed at every step, so nothing of it is cached
-            uncached = step.replace(decode=False)
+            uncached = dataclasses.replace(step, decode=False)
             bias = self_attention_bias(
                 self.relpos_bias, targets, bidirectional=False, step=uncached, max_decode_length=max_decode_length
             )

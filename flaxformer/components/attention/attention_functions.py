@@ -5,6 +5,8 @@ arXiv:2305.13245); K = 1 is multi-query attention (Shazeer 2019, arXiv:1911.0215
 query head n reads key head n // (N // K).
 """
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -110,7 +112,7 @@ def dot_product_attention_weights(
     if bias is not None:
         logits = logits + bias.astype(logits.dtype)
     if mask is not None:
-        visible = as_mask(mask).dense(*logits.shape[-2:])
+        visible = as_mask(mask).dense(*logits.shape[-2:])  # pyright: ignore[reportOptionalMemberAccess]
         logits = jnp.where(visible, logits, jnp.asarray(MASKED_LOGIT, logits.dtype))
     softmax = _softmax_with_extra_logit if use_extra_logit else jax.nn.softmax
     weights = softmax(logits).astype(dtype)

@@ -12,6 +12,8 @@ The encoder's keys and values are another matter: `remember` projects them once 
 `cross_cache`, which keeps the encoder's batch size and is never reordered.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -70,10 +72,11 @@ def append(owner: nn.Module, key: Array, value: Array, step: Step) -> tuple[Arra
     Returns:
       key and value `[R S K H]`, and their place. A fresh cache returns this call's own, S = T.
     """
-    place = Place(step.positions, step.key_positions, step.key_valid)
+    slots = step.slots()
+    place = Place(slots.positions, slots.key_positions, slots.key_valid)
     if step.fresh:
         for name, x in (("cached_key", key), ("cached_value", value)):
-            room = step.cache_length - x.shape[-3]
+            room = slots.cache_length - x.shape[-3]
             owner.put_variable("cache", name, jnp.pad(to_cache(x), ((0, 0), (0, 0), (0, 0), (0, room))))
         return key, value, place
     stored = []
@@ -83,7 +86,7 @@ def append(owner: nn.Module, key: Array, value: Array, step: Step) -> tuple[Arra
                 f"{'/'.join(owner.path)} has no '{name}' in the collection 'cache'; expected the cache of an earlier "
                 "call. Make the first call of a batch with Step.start and mutable=['cache', 'cross_cache']."
             )
-        cached = _write(owner.get_variable("cache", name), to_cache(x), step.slot)
+        cached = _write(owner.get_variable("cache", name), to_cache(x), slots.slot)
         owner.put_variable("cache", name, cached)
         stored.append(from_cache(cached))
     return stored[0], stored[1], place
@@ -92,7 +95,8 @@ def append(owner: nn.Module, key: Array, value: Array, step: Step) -> tuple[Arra
 def remember(owner: nn.Module, project: Callable[[], tuple[Array, Array]]) -> tuple[Array, Array]:
     """The encoder's keys and values: projected by the first call, read from `cross_cache` by all later ones."""
     if owner.has_variable("cross_cache", "key"):
-        return tuple(from_cache(owner.get_variable("cross_cache", name)) for name in ("key", "value"))
+        key, value = (from_cache(owner.get_variable("cross_cache", name)) for name in ("key", "value"))
+        return key, value
     key, value = project()
     if owner.is_mutable_collection("cross_cache") and not owner.is_initializing():
         owner.put_variable("cross_cache", "key", to_cache(key))

@@ -10,9 +10,11 @@ Addresses of google/flaxformer are kept here: the masks, the attention functions
 in files of their own.
 """
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -20,7 +22,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax.linen import partitioning
 from flax.linen.linear import default_kernel_init
-from flax.linen.partitioning import RulesFallback
+from flax.linen.spmd import RulesFallback
 from jaxtyping import Float
 
 from flaxformer import retired
@@ -116,7 +118,8 @@ class _DotProductAttention(HeadProjections, t5x_cache.CountedCache, DenseAttenti
         keys = inputs_kv
         if step.use_cache and not step.memory:  # mask and bias speak of everything cached
             *batch, _, width = inputs_kv.shape
-            keys = jax.ShapeDtypeStruct((*batch, step.key_positions.shape[-1], width), inputs_kv.dtype)
+            length = step.slots().key_positions.shape[-1]
+            keys = cast(Array, jax.ShapeDtypeStruct((*batch, length, width), inputs_kv.dtype))
         validate_dense_attention_call_parameter_shapes(inputs_q, keys, arrays, bias, self.num_heads)
         self._check_fusing(inputs_q, inputs_kv)
 
@@ -124,7 +127,8 @@ class _DotProductAttention(HeadProjections, t5x_cache.CountedCache, DenseAttenti
     def _heads(self, inputs_q, inputs_kv, precomputed_qkv, step: Step) -> tuple[Array, Array, Array]:
         """Query, key and value heads, rotated: `[B T N H]`, `[B S K H]` x 2."""
         if precomputed_qkv is not None:
-            return self._place_heads(*self._precomputed(precomputed_qkv), step)
+            query, key, value = self._precomputed(precomputed_qkv)
+            return self._place_heads(query, key, value, step)
         if self.kernels_to_fuse == "qkv":
             return self._place_heads(*self._project_all(inputs_q), step)
         query = self._project_query(inputs_q)

@@ -4,6 +4,8 @@ N query heads and K key/value heads come from one path. The parameters are `quer
 kernels are `qkv_fused` or `kv_fused`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 

@@ -4,6 +4,8 @@ A first call with `decode` or `prefill` only creates the variables. A prefill st
 counts `prefill_lengths[b]` tokens, and each decode call stores one token at every row's own `cache_index`.
 """
 
+from __future__ import annotations
+
 from typing import Any
 
 import flax.linen as nn
