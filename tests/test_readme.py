@@ -6,16 +6,14 @@ import re
 import pytest
 
 from flaxformer import cli, configs
+from tests import pages
 
 ROOT = pathlib.Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_code_blocks_run_one_after_the_other(capsys):
-    names = {}
-    for block in re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL):
-        exec(compile(block, "README.md", "exec"), names)
-    printed = capsys.readouterr().out.splitlines()
+def test_the_code_blocks_run_one_after_the_other():
+    printed = pages.run(ROOT / "README.md").splitlines()
     promised = re.search(r"print\(logits.shape.*\)  # (.*)", TEXT)[1]
     assert printed[0] == promised
     assert re.fullmatch(r"[\d,]+ parameters, [\d,]+ FLOPs per token", printed[-1])
