@@ -3,6 +3,18 @@
 Everything this library refuses is a `ValueError`; where existing code may catch another type, the error is both.
 """
 
+import contextlib
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def shapes_refused(advice: str) -> Iterator[None]:
+    """Turns what a chex assertion inside finds into a `ShapeError` that ends with `advice`."""
+    try:
+        yield
+    except AssertionError as error:
+        raise ShapeError(f"{error} {advice}") from None
+
 
 class ShapeError(ValueError, AssertionError):
     """Arrays whose ranks or sizes do not fit each other."""

@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+import chex
 import jax.numpy as jnp
 from jaxtyping import Float, Int, Key
 
+from flaxformer.errors import ShapeError, shapes_refused
 from flaxformer.types import Array
 
 Batch = Mapping[str, Any]
@@ -27,7 +29,7 @@ def module_inputs(batch: Batch) -> tuple[tuple[Any, ...], dict[str, Any]]:
     positions and `decoder_causal_attention` are passed where the batch has them.
 
     Raises:
-      ValueError: when a feature that the model needs is missing.
+      ValueError: when a feature that the model needs is missing, or features differ in shape.
 
     >>> module_inputs({"decoder_input_tokens": 1, "decoder_target_tokens": 2, "decoder_positions": 3})
     ((1, 2), {'decoder_positions': 3})
@@ -39,7 +41,22 @@ def module_inputs(batch: Batch) -> tuple[tuple[Any, ...], dict[str, Any]]:
             f"the batch has the features {', '.join(sorted(batch)) or 'none'}; expected {', '.join(missing)} too. "
             "Convert examples with flaxformer.data, or add the features."
         )
+    features = [name for name in (*tokens, *optional) if name in batch]
+    _check_shapes({name: batch[name] for name in features})
     return tuple(batch[name] for name in tokens), {name: batch[name] for name in optional if name in batch}
+
+
+def _check_shapes(features: Batch) -> None:
+    for side in ("encoder", "decoder"):
+        arrays = {name: x for name, x in features.items() if name.startswith(side) and hasattr(x, "shape")}
+        if not arrays:
+            continue
+        with shapes_refused(f"The features {', '.join(arrays)} of a batch must all be [batch, length]."):
+            chex.assert_rank(list(arrays.values()), 2)
+            chex.assert_equal_shape(list(arrays.values()))
+    rows = {x.shape[0] for x in features.values() if hasattr(x, "shape")}
+    if len(rows) > 1:
+        raise ShapeError(f"the features of the batch have {sorted(rows)} rows; expected one number for all of them.")
 
 
 def forward(apply: Any, params: Any, batch: Batch, dropout_key: Key[Array, ""] | None = None) -> Float[Array, "B T V"]:

@@ -1,5 +1,6 @@
 """Scanned, rematerialised and listed layers are the same layers."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,7 +33,7 @@ def test_scanned_equals_listed_forward_backward_and_parameters(axis):
     stacked = repeat.stack_layer_params(params, axis)
     expected = jax.eval_shape(lambda: scanned.init(jax.random.key(0), TOKENS, TOKENS, enable_dropout=False))
     assert jax.tree.map(jnp.shape, stacked) == jax.tree.map(jnp.shape, expected["params"])
-    jax.tree.map(np.testing.assert_array_equal, repeat.unstack_layer_params(stacked, axis), params)
+    chex.assert_trees_all_equal(repeat.unstack_layer_params(stacked, axis), params)
 
     def loss(model):
         return jax.jit(
@@ -43,7 +44,7 @@ def test_scanned_equals_listed_forward_backward_and_parameters(axis):
     value_scanned, gradient_scanned = loss(scanned)(stacked)
     np.testing.assert_allclose(value_scanned, value, rtol=1e-5)
     gradient_scanned = repeat.unstack_layer_params(gradient_scanned, axis)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), gradient_scanned, gradient)
+    chex.assert_trees_all_close(gradient_scanned, gradient, atol=2e-6)
 
 
 @pytest.mark.parametrize("remat", ["full", LayerRemat.MINIMAL])
@@ -53,7 +54,7 @@ def test_remat_changes_neither_numbers_nor_parameters(remat):
     value, gradient = loss_of(plain)(params)
     again, gradient_again = loss_of(models.encoder_decoder(layers=1, remat=remat))(params)
     np.testing.assert_allclose(again, value, rtol=1e-6)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), gradient_again, gradient)
+    chex.assert_trees_all_close(gradient_again, gradient, atol=1e-6)
 
 
 def test_full_remat_keeps_less_for_the_backward_pass():

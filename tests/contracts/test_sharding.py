@@ -1,5 +1,6 @@
 """Sharded over eight devices, a model computes what it computes on one."""
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -54,4 +55,4 @@ def test_sharded_equals_unsharded(scan):
         sharded_tokens = jax.device_put(tokens, NamedSharding(mesh, PartitionSpec("data")))
         (_, logits), sharded_gradients = jax.jit(compute)(params, sharded_tokens)
     np.testing.assert_allclose(logits, expected, atol=2e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), sharded_gradients, dict(gradients))
+    chex.assert_trees_all_close(sharded_gradients, dict(gradients), atol=2e-6)

@@ -48,3 +48,17 @@ def test_missing_features_are_all_named():
         batches.module_inputs({"decoder_input_tokens": 1})
     with pytest.raises(ValueError, match="expected decoder_input_tokens, decoder_target_tokens too"):
         batches.module_inputs({"encoder_input_tokens": 1})
+
+
+def test_features_of_differing_shapes_are_refused():
+    batch = {
+        "encoder_input_tokens": np.ones((2, 5)),
+        "decoder_input_tokens": np.ones((2, 4)),
+        "decoder_target_tokens": np.ones((2, 4)),
+    }
+    with pytest.raises(ValueError, match="of a batch must all be"):
+        batches.module_inputs({**batch, "decoder_input_tokens": np.ones((2, 3))})
+    with pytest.raises(ValueError, match="of a batch must all be"):
+        batches.module_inputs({**batch, "encoder_input_tokens": np.ones(5)})
+    with pytest.raises(ValueError, match=r"the features of the batch have \[2, 3\] rows"):
+        batches.module_inputs({**batch, "encoder_input_tokens": np.ones((3, 5))})

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jax import lax
 from jaxtyping import Float
 
@@ -128,10 +129,9 @@ def apply_dot_product_attention_weights_to_values(
     heads = value.shape[-2]
     if attention_weights.shape[-3] == heads:
         return jnp.einsum("...nts,...snh->...tnh", attention_weights, value, precision=precision)
-    *batch, num_heads, length, keys = attention_weights.shape
-    grouped = attention_weights.reshape(*batch, heads, num_heads // heads, length, keys)
+    grouped = rearrange(attention_weights, "... (k g) t s -> ... k g t s", k=heads)
     x = jnp.einsum("...kgts,...skh->...tkgh", grouped, value, precision=precision)
-    return x.reshape(*x.shape[:-3], num_heads, x.shape[-1])
+    return rearrange(x, "... k g h -> ... (k g) h")
 
 
 def dot_product_attention_multiquery(
@@ -189,9 +189,9 @@ def _logits(query: Array, key: Array, precision: Precision) -> Float[Array, "*B 
     heads, num_heads = key.shape[-2], query.shape[-2]
     if heads == num_heads:
         return jnp.einsum("...tnh,...snh->...nts", query, key, precision=precision)
-    grouped = query.reshape(*query.shape[:-2], heads, num_heads // heads, query.shape[-1])
+    grouped = rearrange(query, "... (k g) h -> ... k g h", k=heads)
     x = jnp.einsum("...tkgh,...skh->...kgts", grouped, key, precision=precision)
-    return x.reshape(*x.shape[:-4], num_heads, *x.shape[-2:])
+    return rearrange(x, "... k g t s -> ... (k g) t s")
 
 
 def _drop(weights: Array, rng: PRNGKey | None, rate: float, broadcast: bool) -> Array:

@@ -19,6 +19,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import flax.struct
 import jax.numpy as jnp
+from einops import rearrange
 from jax import lax
 from jaxtyping import Bool, Int
 
@@ -50,12 +51,12 @@ def offsets(length: int) -> Int[Array, "1 L"]:
 
 def to_cache(x: Array) -> Array:
     """`[... S K H]` -> `[... K H S]`."""
-    return jnp.moveaxis(x, -3, -1)
+    return rearrange(x, "... s k h -> ... k h s")
 
 
 def from_cache(x: Array) -> Array:
     """`[... K H S]` -> `[... S K H]`."""
-    return jnp.moveaxis(x, -1, -3)
+    return rearrange(x, "... k h s -> ... s k h")
 
 
 def append(owner: nn.Module, key: Array, value: Array, step: Step) -> tuple[Array, Array, Place]:
