@@ -37,43 +37,59 @@ def attend_reference(
       `[B T N V]` in the query's dtype. A row that may see nothing is zero, and so are its gradients.
     """
     asked = request.check(query, key, value, **options)
-    logits = _logits(asked)  # [B N T S]
+    weights, log_sum_exp = _softmax(_logits(asked), asked.sinks)  # [B N T S], [B N T]
+    output = _apply(asked, _drop(asked, weights)).astype(query.dtype)
+    return (output, log_sum_exp) if return_residuals else output
+
+
+@jax.custom_jvp
+def _softmax(
+    logits: Float[Array, "B N T S"], sinks: Float[Array, " N"] | None
+) -> tuple[Float[Array, "B N T S"], Float[Array, "B N T"]]:
+    """Weights and log-sum-exp; zero and -inf in rows that see nothing."""
     highest = jnp.max(logits, axis=-1, initial=jnp.finfo(logits.dtype).min)  # finite also where nothing is seen
-    if asked.sinks is not None:
-        sinks = asked.sinks.astype(logits.dtype)[:, None]
-        highest = jnp.maximum(highest, sinks)
-    highest = jax.lax.stop_gradient(highest)
+    if sinks is not None:
+        highest = jnp.maximum(highest, sinks.astype(logits.dtype)[:, None])
     weights = jnp.exp(logits - highest[..., None])
     total = weights.sum(-1)
-    if asked.sinks is not None:
-        total += jnp.exp(sinks - highest)
+    if sinks is not None:
+        total += jnp.exp(sinks.astype(logits.dtype)[:, None] - highest)
     blind = total == 0
-    log_sum_exp = jnp.where(blind, -jnp.inf, highest + jnp.log(jnp.where(blind, 1, total)))
-    weights = _drop(asked, weights)
-    output = _apply(asked, weights) / jnp.where(blind, 1, total).swapaxes(1, 2)[..., None]
-    output = output.astype(query.dtype)
-    return (output, log_sum_exp) if return_residuals else output
+    total = jnp.where(blind, 1, total)
+    return weights / total[..., None], jnp.where(blind, -jnp.inf, highest + jnp.log(total))
+
+
+@_softmax.defjvp
+def _softmax_jvp(primals, tangents):
+    """The derivative from the weights alone, so that nothing else of the square is kept for the backward pass."""
+    weights, log_sum_exp = _softmax(*primals)
+    moved = (weights * tangents[0]).sum(-1)
+    if primals[1] is not None:
+        finite = jnp.where(jnp.isneginf(log_sum_exp), 0, log_sum_exp)
+        sink_weights = jnp.exp(primals[1].astype(weights.dtype)[:, None] - finite)
+        moved += sink_weights * tangents[1].astype(weights.dtype)[:, None]
+    return (weights, log_sum_exp), (weights * (tangents[0] - moved[..., None]), moved)
 
 
 def _logits(asked: request.Request) -> Float[Array, "B N T S"]:
     query, key = asked.query, asked.key
-    batch, length, num_heads, width = query.shape
-    wide = jnp.promote_types(query.dtype, jnp.float32)
-    groups = num_heads // key.shape[2]
+    (batch, length, num_heads, width), (_, keys, kv_heads, _) = query.shape, key.shape
+    # The heads of a group become rows of one product: transposing queries is cheaper than transposing scores.
+    rows = query.reshape(batch, length, kv_heads, -1, width).transpose(0, 2, 3, 1, 4)
     logits = jnp.einsum(
-        "btkgh,bskh->bkgts",
-        query.reshape(batch, length, key.shape[2], groups, width),
+        "bkrh,bskh->bkrs",
+        rows.reshape(batch, kv_heads, -1, width),
         key,
         precision=asked.precision,
-        preferred_element_type=wide,
-    ).reshape(batch, num_heads, length, key.shape[1])
+        preferred_element_type=jnp.promote_types(query.dtype, jnp.float32),
+    ).reshape(batch, num_heads, length, keys)
     logits *= asked.scale
     if asked.softcap is not None:
         logits = asked.softcap * jnp.tanh(logits / asked.softcap)
     if asked.bias is not None:
-        logits += asked.bias.dense(length, key.shape[1])
+        logits += asked.bias.dense(length, keys)
     if asked.mask is not None:
-        logits = jnp.where(asked.mask.dense(length, key.shape[1]), logits, -jnp.inf)
+        logits = jnp.where(asked.mask.dense(length, keys), logits, -jnp.inf)
     return logits
 
 
@@ -88,13 +104,12 @@ def _drop(asked: request.Request, weights: Float[Array, "B N T S"]) -> Float[Arr
 
 def _apply(asked: request.Request, weights: Float[Array, "B N T S"]) -> Float[Array, "B T N V"]:
     value = asked.value
-    batch, num_heads, length, keys = weights.shape
-    grouped = weights.reshape(batch, value.shape[2], num_heads // value.shape[2], length, keys)
-    output = jnp.einsum(
-        "bkgts,bskh->btkgh",
-        grouped.astype(value.dtype),
+    (batch, num_heads, length, keys), (_, _, kv_heads, width) = weights.shape, value.shape
+    rows = jnp.einsum(
+        "bkrs,bskv->bkrv",
+        weights.reshape(batch, kv_heads, -1, keys).astype(value.dtype),
         value,
         precision=asked.precision,
         preferred_element_type=weights.dtype,
     )
-    return output.reshape(batch, length, num_heads, value.shape[-1])
+    return rows.reshape(batch, num_heads, length, width).swapaxes(1, 2)
