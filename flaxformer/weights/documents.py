@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
 import msgpack  # comes with flax
@@ -136,7 +136,7 @@ def _inline(node: Any, path: pathlib.Path, name: str) -> Any:
     if not isinstance(node, dict | msgpack.ExtType):
         return node
     try:
-        value = serialization.msgpack_restore(msgpack.packb(node))
+        value = serialization.msgpack_restore(cast(bytes, msgpack.packb(node)))
     except Exception as error:  # from msgpack or NumPy
         raise damaged(f"{name} in {path}", f"{type(error).__name__}: {error}") from error
     if isinstance(value, np.ndarray | np.generic):

@@ -55,7 +55,7 @@ def unstack_layers(params: Mapping[str, Any], axis: int = 1) -> Params:
     """The inverse of `stack_layers`; the arguments are the same."""
 
     def change(name: str, tree: Params) -> Params:
-        flat = traverse_util.flatten_dict(tree[name])
+        flat: dict[Any, Any] = traverse_util.flatten_dict(tree[name])
         axes = {path: min(axis, np.ndim(leaf) - 1) for path, leaf in flat.items()}
         counts = {leaf.shape[axes[path]] for path, leaf in flat.items()}
         if len(counts) != 1:
@@ -132,11 +132,12 @@ def _numbers(tree: Mapping[str, Any]) -> list[int]:
 
 
 def _shapes(tree: Mapping[str, Any]) -> dict[Any, Any]:
-    return {path: np.shape(leaf) for path, leaf in traverse_util.flatten_dict(dict(tree)).items()}
+    flat: dict[Any, Any] = traverse_util.flatten_dict(dict(tree))
+    return {path: np.shape(leaf) for path, leaf in flat.items()}
 
 
 def _join(layers: Sequence[Mapping[str, Any]], axis: int) -> Params:
-    flat = [traverse_util.flatten_dict(dict(layer)) for layer in layers]
+    flat: list[dict[Any, Any]] = [traverse_util.flatten_dict(dict(layer)) for layer in layers]
     joined = {
         path: _like(leaf, stack([layer[path] for layer in flat], min(axis, np.ndim(leaf))))
         for path, leaf in flat[0].items()

@@ -81,9 +81,10 @@ def without_versions(state: Mapping[str, Any], where: object) -> State:
     Raises:
       CheckpointError: a `ValueError`, when one of them is not 0: such parameters have another layout.
     """
+    flat: dict[Any, Any] = traverse_util.flatten_dict(dict(state))
     found = {
         "/".join(map(str, keys[:-2])) or "the model": version
-        for keys, version in traverse_util.flatten_dict(dict(state)).items()
+        for keys, version in flat.items()
         if keys[-2:] == (METADATA_KEY, VERSION_KEY)
     }
     unknown = [f"{name} has version {version!r}" for name, version in found.items() if int(version) != 0]

@@ -99,7 +99,7 @@ def abstract_params(model: nn.Module, batch: Mapping[str, Any] | None = None) ->
                 f"{type(model).__name__} is called with {', '.join(list(signature)[1:]) or 'nothing'}; expected some "
                 f"of {', '.join(_TOKENS)}. Pass batch={{argument: array}}, shapes of what it is called with."
             )
-    options = {"enable_dropout": False} if "enable_dropout" in signature else {}
+    options: dict[str, Any] = {"enable_dropout": False} if "enable_dropout" in signature else {}
     return jax.eval_shape(lambda: model.init(jax.random.key(0), **batch, **options))["params"]
 
 
