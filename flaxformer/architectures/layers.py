@@ -16,7 +16,7 @@ from jaxtyping import Float
 from flaxformer import activation_partitioning
 from flaxformer.architectures.common.param_remapping import ParameterRemappable
 from flaxformer.architectures.position_bias import check_at_most_one, cross_attention_bias, self_attention_bias
-from flaxformer.components.attention.masks import Mask
+from flaxformer.components.attention.masks import Mask, as_mask
 from flaxformer.components.calling import accepts, call_part
 from flaxformer.errors import ShapeError
 from flaxformer.step import Step
@@ -358,6 +358,4 @@ def count_first_row(mask: Mask | Array | None, length: int) -> Array:
     """Keys that the first query may see, `[B]`: what T5X takes for the length of a prompt."""
     if mask is None:
         raise ValueError("prefill got neither prefill_lengths nor a decoder_mask to count the prompt; expected one.")
-    if isinstance(mask, Mask):
-        mask = mask.dense(length, length)
-    return jnp.sum(mask[:, 0, 0, :] > 0, axis=-1).astype(jnp.int32)
+    return jnp.sum(as_mask(mask).dense(length, length)[:, 0, 0], axis=-1, dtype=jnp.int32)  # pyright: ignore[reportOptionalMemberAccess]

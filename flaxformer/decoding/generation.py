@@ -11,7 +11,7 @@ import numpy as np
 
 from flaxformer.decoding.loop import decode
 from flaxformer.decoding.model_session import ModelSession
-from flaxformer.decoding.prompts import ENCODER_TOKENS, longest_prompt, read_inputs
+from flaxformer.decoding.prompts import ENCODER_TOKENS, PROMPT_TOKENS, longest_prompt, read_inputs
 from flaxformer.decoding.strategies.base import Generated, Request, Strategy
 from flaxformer.types import Array, PRNGKey
 
@@ -62,6 +62,8 @@ def generate(
         empty batch, sequences longer than the model's position table.
     """
     session = ModelSession(model)
+    if isinstance(strategy, type) or not hasattr(strategy, "check_vocabulary"):
+        raise ValueError(f"strategy is {strategy!r}; expected a strategy object such as Greedy() or BeamSearch(4).")
     if "params" not in variables:
         raise ValueError(
             f"variables has the collections {sorted(variables)}; expected 'params' among them. "
@@ -74,6 +76,7 @@ def generate(
     arrays = read_inputs(inputs, session.has_encoder, pad_id, bos_id)
     batch = len(next(iter(arrays.values())))
     strategy.check(batch)
+    _check_ids(session, variables, arrays)
     _check_lengths(session, variables, arrays, longest_prompt(arrays, bos_id), int(max_new_tokens))
     return _compiled(
         _Static(session),
@@ -84,6 +87,21 @@ def generate(
         strategy,
         jax.random.PRNGKey(0) if rng is None else rng,
     )
+
+
+def _check_ids(session: ModelSession, variables: Mapping[str, Any], inputs: Mapping[str, Array]) -> None:
+    """Ids that no token table holds, where the ids are known."""
+    sizes = session.vocabulary_sizes(variables)
+    for name, stack in ((ENCODER_TOKENS, "encoder"), (PROMPT_TOKENS, "decoder")):
+        ids = inputs.get(name)
+        if ids is None or stack not in sizes or isinstance(ids, jax.core.Tracer) or not np.size(ids):
+            continue
+        low, high = int(np.min(ids)), int(np.max(ids))
+        if low < 0 or high >= sizes[stack]:
+            raise ValueError(
+                f"'{name}' holds ids from {low} to {high}; expected 0 to {sizes[stack] - 1}, the {stack}'s vocabulary. "
+                "Encode the text with the vocabulary that the model was trained with."
+            )
 
 
 def _check_lengths(

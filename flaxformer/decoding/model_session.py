@@ -8,7 +8,7 @@ values, one row per item, never tiled nor reordered), every later one updates `c
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -23,6 +23,7 @@ from flaxformer.step import Step
 from flaxformer.types import Array
 
 _POSITION_TABLE = "pos_embedding"
+_TOKEN_TABLE = "embedding"
 
 
 class Memory(flax.struct.PyTreeNode):
@@ -116,14 +117,19 @@ class ModelSession:
         return memory.replace(cache=cache_map(lambda x: take_rows(x, rows, memory.row_axis), memory.cache))
 
     def longest_sequences(self, variables: Mapping[str, Any]) -> dict[str, int]:
-        """How many positions the learned tables of the stacks have: `{"encoder": P, "decoder": P}`."""
-        found: dict[str, int] = {}
-        for path, leaf in jax.tree_util.tree_leaves_with_path(variables["params"]):
-            names = [str(getattr(key, "key", key)) for key in path]
-            if names[-1] == _POSITION_TABLE:
-                stack = "encoder" if "encoder" in names else "decoder"
-                found[stack] = min(found.get(stack, leaf.shape[0]), leaf.shape[0])
+        """How many positions the tables of the stacks have: `{"encoder": P, "decoder": P}`, where there is a table."""
+        found: Any = self.model.apply(variables, method=_fixed_positions)
+        for stack, rows in _table_rows(variables, _POSITION_TABLE):
+            found[stack] = min(found.get(stack, rows), rows)
         return found
+
+    def vocabulary_sizes(self, variables: Mapping[str, Any]) -> dict[str, int]:
+        """How many ids the token tables of the stacks know: `{"encoder": V, "decoder": V}`, where there is a table."""
+        found: dict[str, int] = {}
+        for stack, rows in _table_rows(variables, "token_embedder", _TOKEN_TABLE):
+            found[stack] = min(found.get(stack, rows), rows)
+        shared = variables["params"].get("token_embedder", {}).get(_TOKEN_TABLE)
+        return found if shared is None else dict.fromkeys(("encoder", "decoder"), shared.shape[0])
 
     def _call(
         self,
@@ -152,6 +158,22 @@ def _held_in_place(context: Context, tokens: Int[Array, " R"]) -> tuple[Context,
         return context, tokens
     held, tokens = jax.lax.optimization_barrier((context.variables["cross_cache"], tokens))
     return context.replace(variables={**context.variables, "cross_cache": held}), tokens
+
+
+def _table_rows(variables: Mapping[str, Any], *tail: str) -> Iterator[tuple[str, int]]:
+    """The stack and the number of rows of every parameter whose path ends in `tail`."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables["params"]):
+        names = [str(getattr(key, "key", key)) for key in path]
+        if tuple(names[-len(tail) :]) == tail:
+            yield "encoder" if "encoder" in names else "decoder", leaf.shape[0]
+
+
+def _fixed_positions(module: Any) -> dict[str, int]:
+    """The rows of position tables that are no parameters."""
+    stacks = {name: getattr(module, name, None) for name in ("encoder", "decoder")}
+    embedders = {name: getattr(stack, "embedder", None) for name, stack in stacks.items()}
+    tables = {name: getattr(x, "embedders", {}).get("position_ids") for name, x in embedders.items()}
+    return {name: table.max_length for name, table in tables.items() if hasattr(table, "max_length")}
 
 
 def _scans_layers(module: nn.Module) -> bool:

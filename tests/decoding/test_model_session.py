@@ -150,3 +150,21 @@ def test_position_tables_limit_the_length():
         generate(model, variables, SOURCE, strategy=Greedy(), max_new_tokens=tokens, eos_id=EOS)
     with pytest.raises(ValueError, match="bos_id is None; expected the id that this encoder-decoder"):
         generate(model, variables, SOURCE, strategy=Greedy(), max_new_tokens=2, eos_id=EOS, bos_id=None)
+
+
+def test_fixed_position_tables_limit_the_length_too():
+    model, variables = model_of("encdec_fixed_pos")
+    limit = ModelSession(model).longest_sequences(variables)["decoder"]
+    with pytest.raises(ValueError, match=f"would read {limit + 1} positions"):
+        generate(model, variables, SOURCE, strategy=Greedy(), max_new_tokens=limit + 1, eos_id=EOS)
+
+
+def test_ids_outside_the_vocabulary_and_wrong_strategies_are_refused():
+    model, variables = model_of("encdec_fixed_pos")
+    size = ModelSession(model).vocabulary_sizes(variables)["encoder"]
+    for ids in ([[1, size]], [[-1, 1]]):
+        with pytest.raises(ValueError, match=f"holds ids from .*; expected 0 to {size - 1}, the encoder's vocabulary"):
+            generate(model, variables, np.array(ids), strategy=Greedy(), max_new_tokens=2, eos_id=EOS)
+    for strategy in (Greedy, "greedy"):
+        with pytest.raises(ValueError, match="expected a strategy object such as"):
+            generate(model, variables, SOURCE, strategy=strategy, max_new_tokens=2, eos_id=EOS)

@@ -74,6 +74,11 @@ def append(owner: nn.Module, key: Array, value: Array, step: Step) -> tuple[Arra
       key and value `[R S K H]`, and their place. A fresh cache returns this call's own, S = T.
     """
     slots = step.slots()
+    if not owner.is_mutable_collection("cache"):
+        raise ValueError(
+            f"{'/'.join(owner.path)} is to write its cache, but the collection 'cache' is not mutable; expected "
+            "mutable=['cache', 'cross_cache'] with the first call of a batch and mutable=['cache'] with later ones."
+        )
     place = Place(slots.positions, slots.key_positions, slots.key_valid)
     if step.fresh:
         for name, x in (("cached_key", key), ("cached_value", value)):

@@ -47,7 +47,7 @@ from flaxformer.components.attention.mask_arrays import (
     shift_left,
     validate_dense_attention_call_parameter_shapes,
 )
-from flaxformer.components.attention.masks import MASKED_LOGIT, Mask, Padding, as_mask
+from flaxformer.components.attention.masks import MASKED_LOGIT, ArrayMask, Mask, Padding, as_mask
 from flaxformer.components.attention.projections import HeadProjections, constrain_heads
 from flaxformer.components.calling import accepts, call_part
 from flaxformer.components.positions.rotary import Rotary
@@ -101,6 +101,7 @@ class _DotProductAttention(HeadProjections, t5x_cache.CountedCache, DenseAttenti
           ValueError: for shapes that do not fit each other, or a call the cache cannot serve.
         """
         step = step or Step.from_keywords(decode, prefill, prefill_lengths)
+        mask = as_mask(mask)
         self._check_call(inputs_q, inputs_kv, mask, bias, step)
         query, key, value = self._heads(inputs_q, inputs_kv, precomputed_qkv, step)
         query, key, value, place, bias = self._remember(query, key, value, mask, bias, step)
@@ -112,9 +113,9 @@ class _DotProductAttention(HeadProjections, t5x_cache.CountedCache, DenseAttenti
         return self._project_out(x, inputs_q.shape[-1])
 
     @nn.nowrap
-    def _check_call(self, inputs_q: Array, inputs_kv: Array, mask: Any, bias: Array | None, step: Step) -> None:
+    def _check_call(self, inputs_q: Array, inputs_kv: Array, mask: Mask | None, bias: Array | None, step: Step) -> None:
         retired.refuse_retired(self, **{name: getattr(self, name) for name in _RETIRED if hasattr(self, name)})
-        arrays = None if isinstance(mask, Mask) else mask
+        arrays = mask.array if isinstance(mask, ArrayMask) else None
         keys = inputs_kv
         if step.use_cache and not step.memory:  # mask and bias speak of everything cached
             *batch, _, width = inputs_kv.shape
@@ -386,9 +387,8 @@ class MultiQueryDotProductAttention(_DotProductAttention):
 _RETIRED = ("use_aqt", "weight_params", "act_params", "possibly_use_quantized_vars")
 
 
-def _effective_mask(mask: Mask | Array | None, place: cache.Place) -> Mask | None:
+def _effective_mask(mask: Mask | None, place: cache.Place) -> Mask | None:
     """The caller's mask at the positions of this call, without the slots that hold nothing."""
-    mask = as_mask(mask)
     if mask is not None and not place.counted:
         mask = mask.at(place.q_positions, place.k_positions)
     if place.k_valid is None:

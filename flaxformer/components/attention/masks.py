@@ -338,6 +338,11 @@ def as_mask(mask: Mask | Array | None) -> Mask | None:
     """A mask as google/flaxformer means it: symbolic, or an array in which an entry above 0 means "may see"."""
     if mask is None or isinstance(mask, Mask):
         return mask
+    if not hasattr(mask, "dtype"):
+        raise ValueError(
+            f"the mask is a {type(mask).__name__}; expected a symbolic mask such as Causal(), or an array whose "
+            "entries above 0 mean visible."
+        )
     return ArrayMask(mask if mask.dtype == bool else mask > 0)
 
 

@@ -57,7 +57,7 @@ class CountedCache(nn.Module):
 
     @nn.nowrap
     def append_counted(
-        self, key: Array, value: Array, step: Step, mask: Mask | Array | None
+        self, key: Array, value: Array, step: Step, mask: Mask | None
     ) -> tuple[Array, Array, Int[Array, " B"] | None]:
         """Stores this call's keys and values.
 
@@ -65,7 +65,7 @@ class CountedCache(nn.Module):
           key: `[... T K H]`.
           value: `[... T K Hv]`.
           step: with `decode` or `prefill`.
-          mask: `[B 1 T S]`; counts a prefill's tokens when `step.lengths` is None.
+          mask: counts a prefill's tokens when `step.lengths` is None.
 
         Returns:
           key and value to attend to, and the index of the decoded token per row (None unless a token was decoded).
@@ -158,9 +158,7 @@ def _place(cached: Array, update: Array, here: Array) -> Array:
     return jnp.where(here, update, cached)
 
 
-def _count(mask: Mask | Array | None, length: int) -> Int[Array, " B"]:
+def _count(mask: Mask | None, length: int) -> Int[Array, " B"]:
     if mask is None:
         raise ValueError("prefill got neither prefill_lengths nor a mask to count the prompt's tokens; expected one.")
-    if isinstance(mask, Mask):
-        mask = mask.dense(1, length)
-    return jnp.sum(mask[:, 0, 0, :] > 0, axis=-1).astype(jnp.int32)
+    return jnp.sum(mask.dense(length, length)[:, 0, 0], axis=-1, dtype=jnp.int32)

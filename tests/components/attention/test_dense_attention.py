@@ -123,6 +123,10 @@ def test_calls_that_cannot_be_served_are_refused():
     later = Step.start(jnp.ones((1, 5), bool), 8).advance()
     with pytest.raises(ValueError, match="has no 'cached_key' in the collection 'cache'"):
         call(X[:, :1], X[:, :1], step=later, mutable=["cache"])
+    with pytest.raises(ValueError, match="the collection 'cache' is not mutable; expected mutable="):
+        call(X, X, step=Step.start(jnp.ones((1, 5), bool), 8))
+    with pytest.raises(ValueError, match="the mask is a str; expected a symbolic mask such as"):
+        call(X, X, "causal")
     with pytest.raises(ValueError, match="needs inputs_q and inputs_kv to be the same array object"):
         fused = models.attention(kernels_to_fuse="qkv", split_head_kernel=True, rescale_logits=True)
         jax.eval_shape(fused.init, jax.random.key(0), X, X + 1)
