@@ -46,8 +46,8 @@ FEATURES = {
 }
 
 # From how many scores T x S per head on `blockwise` is chosen. On 2 CPU cores (AVX-512, float32, 8 heads of 64, causal;
-# CPU milliseconds of both together, forward / forward + backward, on a busy machine), where `reference` also compiles in
-# a third of the time:
+# CPU milliseconds of both together, forward / forward + backward, on a busy machine), where `reference` also compiles
+# in a third of the time:
 #              128 x 128     256 x 256     512 x 512     512 x 512, batch 4
 #   reference  0.44 / 1.12   1.27 / 4.96   6.7 / 21.0    48.0 / 113.9
 #   blockwise  0.44 / 1.23   1.16 / 4.14   3.8 / 18.4    16.7 / 73.0

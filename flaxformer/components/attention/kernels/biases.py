@@ -89,8 +89,8 @@ class Bias:
           uniform: whether `number` rather than `block` was added.
         """
         rule = type(self).number if uniform else type(self).block
-        values, rebuild = split(self)
-        _, pull = jax.vjp(lambda values: jnp.broadcast_to(rule(rebuild(values), place), scores.shape), values)
+        values, *rest = split(self)
+        _, pull = jax.vjp(lambda values: jnp.broadcast_to(rule(join(values, *rest), place), scores.shape), values)
         (gradient,) = pull(scores)
         return [so_far + more.astype(so_far.dtype) for so_far, more in zip(total, gradient, strict=True)]
 
@@ -348,16 +348,19 @@ def parameters(bias: Bias) -> list[Array]:
     return [x for x in jax.tree.leaves(bias) if jnp.issubdtype(x.dtype, jnp.floating)]
 
 
-def split(bias: Bias | None) -> tuple[list[Array], Callable[[list[Array]], Bias | None]]:
-    """The parameters of a bias, and the function that puts others in their place."""
+def split(bias: Bias | None) -> tuple[list[Array], list[Array], Any]:
+    """The parameters of a bias, its other arrays, and what `join` needs to put them together (hashable)."""
     leaves, structure = jax.tree.flatten(bias)
-    floating = [jnp.issubdtype(x.dtype, jnp.floating) for x in leaves]
+    floating = tuple(bool(jnp.issubdtype(x.dtype, jnp.floating)) for x in leaves)
+    values = [x for x, f in zip(leaves, floating, strict=True) if f]
+    return values, [x for x, f in zip(leaves, floating, strict=True) if not f], (structure, floating)
 
-    def rebuild(values: list[Array]) -> Bias | None:
-        new = iter(values)
-        return jax.tree.unflatten(structure, [next(new) if f else x for x, f in zip(leaves, floating, strict=True)])
 
-    return [x for x, f in zip(leaves, floating, strict=True) if f], rebuild
+def join(values: list[Array], others: list[Array], structure: Any) -> Bias | None:
+    """The bias that `split` took apart, perhaps with other values."""
+    tree, floating = structure
+    values, others = iter(values), iter(others)
+    return jax.tree.unflatten(tree, [next(values if f else others) for f in floating])
 
 
 def _diagonals(row: Float[Array, "n q+k"], queries: int, keys: int) -> Float[Array, "1 n q k"]:

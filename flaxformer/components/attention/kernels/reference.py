@@ -75,10 +75,11 @@ def _logits(asked: request.Request) -> Float[Array, "B N T S"]:
     query, key = asked.query, asked.key
     (batch, length, num_heads, width), (_, keys, kv_heads, _) = query.shape, key.shape
     # The heads of a group become rows of one product: transposing queries is cheaper than transposing scores.
-    rows = query.reshape(batch, length, kv_heads, -1, width).transpose(0, 2, 3, 1, 4)
+    groups = num_heads // kv_heads
+    rows = query.reshape(batch, length, kv_heads, groups, width).transpose(0, 2, 3, 1, 4)
     logits = jnp.einsum(
         "bkrh,bskh->bkrs",
-        rows.reshape(batch, kv_heads, -1, width),
+        rows.reshape(batch, kv_heads, groups * length, width),
         key,
         precision=asked.precision,
         preferred_element_type=jnp.promote_types(query.dtype, jnp.float32),
@@ -107,7 +108,7 @@ def _apply(asked: request.Request, weights: Float[Array, "B N T S"]) -> Float[Ar
     (batch, num_heads, length, keys), (_, _, kv_heads, width) = weights.shape, value.shape
     rows = jnp.einsum(
         "bkrs,bskv->bkrv",
-        weights.reshape(batch, kv_heads, -1, keys).astype(value.dtype),
+        weights.reshape(batch, kv_heads, num_heads // kv_heads * length, keys).astype(value.dtype),
         value,
         precision=asked.precision,
         preferred_element_type=weights.dtype,

@@ -70,6 +70,8 @@ def check(
     _check_head_axes(mask, bias, num_heads)
     if sinks is not None and sinks.shape != (num_heads,):
         raise ValueError(f"sinks have shape {sinks.shape}; expected ({num_heads},), one logit per query head.")
+    if isinstance(scale, jax.core.Tracer):
+        raise ValueError("scale is traced; expected a number. Multiply the query by a learned scale and pass scale=1.")
     if softcap is not None and not softcap > 0:
         raise ValueError(f"softcap is {softcap}; expected a positive number, or None for no cap.")
     if not 0 <= dropout_rate < 1:
@@ -85,7 +87,7 @@ def check(
         value=value,
         mask=mask,
         bias=bias,
-        scale=query.shape[-1] ** -0.5 if scale is None else scale,
+        scale=query.shape[-1] ** -0.5 if scale is None else float(scale),
         softcap=softcap,
         sinks=sinks,
         dropout_rate=dropout_rate,

@@ -73,3 +73,8 @@ def test_sizes_of_one_broadcast():
         dropout_rng=jax.random.key(0),
     )
     assert asked.mask.dense(6, 7).shape == (1, 4, 6, 7) and asked.bias.dense(6, 7).shape == (2, 1, 6, 7)
+
+
+def test_learned_scales_are_refused():
+    with pytest.raises(ValueError, match="Multiply the query by a learned scale"):
+        jax.jit(lambda scale: request.check(Q, KV, KV, scale=scale).scale)(0.5)
