@@ -16,6 +16,7 @@ COMMANDS = {
     "train": ("flaxformer.training.command", "train a model from a gin file"),
     "generate": ("flaxformer.decoding.command", "decode with a trained model"),
     "explain": ("flaxformer.configs.command", "check a gin file and show what it builds"),
+    "migrate": ("flaxformer.configs.migration", "rewrite a gin file written for T5X"),
     "convert": ("flaxformer.weights.command", "convert checkpoints"),
 }
 
