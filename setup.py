@@ -66,6 +66,7 @@ setup(
     extras_require={
         "train": TRAIN,
         "demo": DEMO,
+        "weights": ["tensorstore>=0.1.64", "safetensors>=0.4", "rich>=13"],
         "seqio": ["seqio>=0.0.19"],
         "test": TEST,
         "benchmarks": ["rich>=13", "matplotlib>=3.8"],

@@ -57,7 +57,7 @@ class Migrated(NamedTuple):
 
 @dataclasses.dataclass
 class _Import:
-    """An import statement: the alias it binds, the module, and the modules that stand for it now."""
+    """An import statement: the alias that it binds, and the module."""
 
     statement: Statement
     alias: str
@@ -65,9 +65,8 @@ class _Import:
 
     @property
     def old(self) -> bool:
-        return (
-            self.module.split(".")[0] in ("t5x", "__main__", "prompt_tuning") or missing_module(self.module) is not None
-        )
+        """Whether it goes: T5X's, or a module that this version lacks."""
+        return missing_module(self.module) is not None
 
 
 class Migrator:

@@ -20,7 +20,7 @@ from typing import Any
 import jax
 
 from flaxformer.extras import require
-from flaxformer.weights import layouts
+from flaxformer.weights import layouts, retired_layouts
 from flaxformer.weights.arrays import StoredArray
 from flaxformer.weights.errors import CheckpointError
 from flaxformer.weights.exporting import save_orbax_checkpoint, save_safetensors
@@ -32,6 +32,8 @@ LAYOUTS: Mapping[str, Callable[..., Any]] = {
     "unstack": layouts.unstack_layers,
     "share-bias": layouts.share_relative_bias,
     "split-bias": layouts.split_relative_bias,
+    "join-heads": retired_layouts.join_heads,
+    "dequantize": retired_layouts.dequantize,
 }
 
 
@@ -49,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         choices=list(LAYOUTS),
-        help="stacked or listed layers, shared relative bias or one per layer; in the order given",
+        help="stacked or listed layers, a shared relative bias or one per layer, ...; in the order given",
     )
     parser.add_argument("--scan-axis", type=int, default=1, help="the axis of stacked layers (default: 1)")
 

@@ -23,6 +23,7 @@ from flaxformer.weights.finding import CheckpointType, detect_checkpoint_type, f
 from flaxformer.weights.layouts import share_relative_bias, split_relative_bias, stack_layers, unstack_layers
 from flaxformer.weights.loading import load_t5x_checkpoint
 from flaxformer.weights.restoring import restore_params
+from flaxformer.weights.retired_layouts import dequantize, join_heads
 from flaxformer.weights.writing import save_t5x_checkpoint
 
 __all__ = [
@@ -30,8 +31,10 @@ __all__ = [
     "CheckpointType",
     "StoredArray",
     "apply_assignment_map",
+    "dequantize",
     "detect_checkpoint_type",
     "find_checkpoint",
+    "join_heads",
     "load_t5x_checkpoint",
     "make_assignment_map_fn",
     "restore_params",

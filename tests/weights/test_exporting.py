@@ -7,6 +7,7 @@ import pytest
 
 from flaxformer.training import checkpoints
 from flaxformer.weights.exporting import save_orbax_checkpoint, save_safetensors
+from flaxformer.weights.orbax_tree import read_orbax
 from flaxformer.weights.t5x import CheckpointError, load_t5x_checkpoint
 from tests.weights import trees, writer
 
@@ -107,3 +108,8 @@ def test_every_storage_of_orbax_is_read(tmp_path, options):
     with orbax.Checkpointer(orbax.PyTreeCheckpointHandler(**options)) as checkpointer:
         checkpointer.save(tmp_path / "checkpoint_2" / "state", args=orbax.args.PyTreeSave(state))
     trees.assert_equal(load_t5x_checkpoint(tmp_path), state)
+
+
+def test_a_folder_that_is_no_orbax_checkpoint_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match="checkpoint .* cannot be read: it has no _METADATA, nor state/_METADATA"):
+        read_orbax(tmp_path)

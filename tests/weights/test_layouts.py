@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from flax import traverse_util
 
 from flaxformer.architectures import repeat
 from flaxformer.weights.arrays import StoredArray
@@ -13,6 +14,7 @@ from flaxformer.weights.t5x import (
     stack_layers,
     unstack_layers,
 )
+from tests.golden.build import load
 from tests.weights import trees
 
 BIAS = trees.numbers(2, 8)
@@ -95,3 +97,18 @@ def test_layers_that_differ_or_are_missing_are_refused():
 def test_a_wrong_axis_is_refused():
     with pytest.raises(CheckpointError, match=r"encoder/encoder have the sizes \[.*\] on axis 2; expected one number"):
         unstack_layers(stack_layers(model(bias=lambda i: BIAS), axis=0), axis=2)
+
+
+@pytest.mark.parametrize(("axis", "scanned"), [(1, "encdec_scan"), (0, "encdec_scan_axis0")])
+def test_recorded_trees_of_both_layouts_are_each_others(axis, scanned):
+    listed, stacked = (tree_of(load(name)) for name in ("encdec_per_layer_relpos", scanned))
+    got = unstack_layers(stacked, axis)
+    for name in ("encoder", "decoder"):
+        for part in ("layers_0", f"{name}_norm"):
+            assert jax.tree.map(np.shape, got[name][part]) == jax.tree.map(np.shape, listed[name][part])
+    assert jax.tree.map(np.shape, stack_layers(got, axis)) == jax.tree.map(np.shape, stacked)
+
+
+def tree_of(case):
+    shapes = {path: np.zeros(shape) for path, (shape, _) in case.description["param_tree"].items()}
+    return traverse_util.unflatten_dict(shapes, sep="/")
