@@ -35,7 +35,7 @@ def test_a_mask_equals_a_large_negative_bias():
         np.testing.assert_allclose(functions.dot_product_attention(query, key, value, mask=mask), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_a_row_that_sees_nothing_is_finite_forward_and_backward(dtype):
     query, key, value = (heads(1, 3, 2, 4, seed=i).astype(dtype) for i in range(3))
     nothing = Padding(None, jnp.zeros((1, 3), bool))
