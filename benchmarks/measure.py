@@ -33,7 +33,7 @@ FORMAT = 1
 MATMUL_SIZE = 2048
 READ_FLOATS = 2**26  # 256 MiB, several times any cache
 PACKAGES = ("flaxformer", "jax", "jaxlib", "flax", "optax", "numpy")
-FLAGS = ("XLA_", "JAX_", "OMP_", "MKL_", "OPENBLAS_", "KMP_", "GOMP_", "TF_")
+FLAGS = ("XLA_", "JAX_", "OMP_", "MKL_", "OPENBLAS_", "KMP_", "GOMP_", "TF_XLA_")
 
 
 @dataclasses.dataclass(frozen=True)
