@@ -58,8 +58,23 @@ def attend_with(attention: nn.Module, inputs_q: Array, inputs_kv: Array, mask, b
     return call_part(attention, inputs_q, inputs_kv, mask, bias, step=step, **offered)
 
 
-class _Layer(nn.Module):
-    """What both layers do alike; owns no fields."""
+class BaseLayer(nn.Module):
+    """What all layers do alike; owns no fields."""
+
+    @nn.nowrap
+    def _setup_bias(self) -> None:
+        own, shared = self.relative_position_bias_factory, self.shared_relative_position_bias
+        check_at_most_one(own, shared, type(self).__name__)
+        self.relpos_bias = shared if own is None else own()
+
+    def _create_residuals_and_queries(self, layer_input: Array, x: Array, logit_mask: Array | None, **kwargs: Any):
+        """For subclasses whose queries are fewer than their keys: `(residual, queries, query mask)`."""
+        if kwargs:
+            raise ValueError(
+                f"{type(self).__name__} got the arguments {sorted(kwargs)}; expected none beyond the documented ones. "
+                "A subclass that takes more overrides _create_residuals_and_queries."
+            )
+        return layer_input, x, logit_mask
 
     @nn.nowrap
     def _constrain(self, x: Array) -> Array:
@@ -97,7 +112,7 @@ class _Layer(nn.Module):
         return (x, None) if self.scanned else x
 
 
-class EncoderLayer(_Layer, ParameterRemappable):
+class EncoderLayer(BaseLayer, ParameterRemappable):
     """Self-attention and MLP, each in a residual branch; or both in one when `parallel`.
 
     Attributes:
@@ -128,12 +143,7 @@ class EncoderLayer(_Layer, ParameterRemappable):
     residual: PreNorm | PostNorm = PreNorm()
 
     def setup(self) -> None:
-        check_at_most_one(self.relative_position_bias_factory, self.shared_relative_position_bias, "EncoderLayer")
-        self.relpos_bias = (
-            self.relative_position_bias_factory()
-            if self.relative_position_bias_factory is not None
-            else self.shared_relative_position_bias
-        )
+        self._setup_bias()
         if self.parallel:
             self.layer_norm = self.layer_norm_factory()
             self.dropout = self.dropout_factory()
@@ -192,7 +202,7 @@ class EncoderLayer(_Layer, ParameterRemappable):
         return self._finish(x)
 
 
-class DecoderLayer(_Layer, ParameterRemappable):
+class DecoderLayer(BaseLayer, ParameterRemappable):
     """Causal self-attention, attention to the encoder, and MLP.
 
     Attributes:
@@ -218,12 +228,7 @@ class DecoderLayer(_Layer, ParameterRemappable):
     residual: PreNorm | PostNorm = PreNorm()
 
     def setup(self) -> None:
-        check_at_most_one(self.relative_position_bias_factory, self.shared_relative_position_bias, "DecoderLayer")
-        self.relpos_bias = (
-            self.relative_position_bias_factory()
-            if self.relative_position_bias_factory is not None
-            else self.shared_relative_position_bias
-        )
+        self._setup_bias()
         if self.parallel:
             self.layer_norm = self.layer_norm_factory()
             self.dropout = self.dropout_factory()
@@ -249,15 +254,6 @@ class DecoderLayer(_Layer, ParameterRemappable):
             self.relpos_bias, layer_input, bidirectional=False, step=step, max_decode_length=max_decode_length
         )
         return own, cross_attention_bias(self.relpos_bias, layer_input, encoded)
-
-    def _create_residuals_and_queries(self, layer_input: Array, x: Array, logit_mask: Array | None, **kwargs: Any):
-        """For subclasses whose queries are fewer than their keys: `(residual, queries, query mask)`."""
-        if kwargs:
-            raise ValueError(
-                f"DecoderLayer got the arguments {sorted(kwargs)}; expected none beyond the documented ones. "
-                "A subclass that takes more overrides _create_residuals_and_queries."
-            )
-        return layer_input, x, logit_mask
 
     def __call__(
         self,

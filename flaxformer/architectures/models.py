@@ -33,6 +33,12 @@ def decoder_mask(
     return reach if segment_ids is None else reach & Segments(segment_ids, segment_ids)
 
 
+def encoder_mask(tokens: Num[Array, "B T"], segment_ids: Array | None = None) -> Mask:
+    """No padding, within a segment."""
+    mask = Padding(tokens > 0, tokens > 0)
+    return mask if segment_ids is None else mask & Segments(segment_ids, segment_ids)
+
+
 def _same_segment(query_ids: Array | None, key_ids: Array | None) -> Mask | None:
     return None if query_ids is None or key_ids is None else Segments(query_ids, key_ids)
 
@@ -100,8 +106,7 @@ class EncoderDecoder(nn.Module, ParameterRemappable):
         enable_dropout: bool = True,
     ) -> Float[Array, "B S D"]:
         """The encoder's output for token ids; 0 is padding."""
-        real = encoder_input_tokens > 0
-        mask = combine(Padding(real, real), _same_segment(encoder_segment_ids, encoder_segment_ids))
+        mask = encoder_mask(encoder_input_tokens, encoder_segment_ids)
         return self.encoder(
             encoder_input_tokens,
             encoder_positions,
@@ -305,8 +310,7 @@ class EncoderOnly(nn.Module, ParameterRemappable):
         enable_dropout: bool = True,
     ) -> Float[Array, "B T D"]:
         """Hidden states `[B T D]` for token ids; 0 is padding."""
-        real = encoder_input_tokens > 0
-        mask = combine(Padding(real, real), _same_segment(encoder_segment_ids, encoder_segment_ids))
+        mask = encoder_mask(encoder_input_tokens, encoder_segment_ids)
         return self.encoder(
             encoder_input_tokens,
             encoder_positions,

@@ -17,10 +17,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from flaxformer import activation_partitioning, retired
+from flaxformer import retired
 from flaxformer.architectures.common.param_remapping import ParameterRemappable
-from flaxformer.architectures.layers import count_first_row
-from flaxformer.architectures.position_bias import check_at_most_one, self_attention_bias
+from flaxformer.architectures.layers import BaseLayer, count_first_row
+from flaxformer.architectures.position_bias import self_attention_bias
 from flaxformer.components import dense
 from flaxformer.components.attention.dense_attention import MultiQueryDotProductAttention
 from flaxformer.components.attention.masks import Mask
@@ -30,7 +30,7 @@ from flaxformer.step import Step
 from flaxformer.types import Array, Initializer
 
 
-class ParallelFusedDecoderLayer(nn.Module, ParameterRemappable):
+class ParallelFusedDecoderLayer(BaseLayer, ParameterRemappable):
     """`x + drop(W_o · [attention(q, k, v), mlp(w)])` with `q, w = W_q · norm(x)` and `k, v = W_kv · norm(x)`.
 
     The fused query kernel is never scaled, so the attention should have `rescale_logits=True`. The logit mask is
@@ -68,15 +68,8 @@ class ParallelFusedDecoderLayer(nn.Module, ParameterRemappable):
     dense_general_cls_factory: Callable[[], Callable[..., nn.Module]] | None = None
 
     def setup(self) -> None:
-        check_at_most_one(
-            self.relative_position_bias_factory, self.shared_relative_position_bias, "ParallelFusedDecoderLayer"
-        )
         self._check_parts()
-        self.relpos_bias = (
-            self.relative_position_bias_factory()
-            if self.relative_position_bias_factory is not None
-            else self.shared_relative_position_bias
-        )
+        self._setup_bias()
         self.layer_norm = self.layer_norm_factory()
         self.dropout = self.dropout_factory()
         heads, attention = self.self_attention.num_heads, self.self_attention
@@ -131,15 +124,6 @@ class ParallelFusedDecoderLayer(nn.Module, ParameterRemappable):
             kernel_axis_names=names,
         )
 
-    def _create_residuals_and_queries(self, layer_input: Array, x: Array, logit_mask: Array | None, **kwargs: Any):
-        """For subclasses whose queries are fewer than their keys: `(residual, queries, query mask)`."""
-        if kwargs:
-            raise ValueError(
-                f"ParallelFusedDecoderLayer got the arguments {sorted(kwargs)}; expected none beyond the documented "
-                "ones. A subclass that takes more overrides _create_residuals_and_queries."
-            )
-        return layer_input, x, logit_mask
-
     def __call__(
         self,
         targets: Float[Array, "B T D"],
@@ -160,8 +144,7 @@ class ParallelFusedDecoderLayer(nn.Module, ParameterRemappable):
         """Maps `targets [B T D]` to the same shape; the arguments are those of `DecoderLayer` without an encoder."""
         if encoded is not None or encoder_decoder_mask is not None:
             raise ShapeError("ParallelFusedDecoderLayer got encoder outputs; expected None: it only attends to itself.")
-        if targets.ndim != 3:
-            raise ShapeError(f"targets has shape {targets.shape}; expected rank 3, [batch, length, width].")
+        self._check_rank(targets, "targets")
         if prefill and prefill_lengths is None:
             prefill_lengths = count_first_row(decoder_mask, targets.shape[-2])
         step = step or Step.from_keywords(decode, prefill, prefill_lengths)
@@ -182,9 +165,7 @@ class ParallelFusedDecoderLayer(nn.Module, ParameterRemappable):
         activated = call_part(self.mlp, branches, **offered)  # [B T N F/N]
         y = self.o_wo_fused(jnp.concatenate([attended, activated], axis=-1))
         y = self._constrain(residual + self.dropout(y, deterministic=not enable_dropout))
-        if self.sow_intermediates:
-            self.sow("intermediates", "activations", y)
-        return (y, None) if self.scanned else y
+        return self._finish(y)
 
     @nn.nowrap
     def _split_query(self, fused: Float[Array, "B T N X"]) -> tuple[Array, list[Array]]:
@@ -193,9 +174,3 @@ class ParallelFusedDecoderLayer(nn.Module, ParameterRemappable):
         edges = [self.head_width + i * self.mlp_width for i in range(count)]
         query, *branches = jnp.split(fused, edges, axis=-1)
         return query, branches
-
-    @nn.nowrap
-    def _constrain(self, x: Array) -> Array:
-        return activation_partitioning.with_sharding_migration(
-            x, self.activation_partitioning_dims, ("batch", "length", "embed")
-        )
