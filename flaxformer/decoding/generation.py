@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 from flaxformer.decoding.loop import decode
 from flaxformer.decoding.model_session import ModelSession
@@ -94,7 +95,7 @@ def _check_ids(session: ModelSession, variables: Mapping[str, Any], inputs: Mapp
     sizes = session.vocabulary_sizes(variables)
     for name, stack in ((ENCODER_TOKENS, "encoder"), (PROMPT_TOKENS, "decoder")):
         ids = inputs.get(name)
-        if ids is None or stack not in sizes or isinstance(ids, jax.core.Tracer) or not np.size(ids):
+        if ids is None or stack not in sizes or isinstance(ids, Tracer) or not np.size(ids):
             continue
         low, high = int(np.min(ids)), int(np.max(ids))
         if low < 0 or high >= sizes[stack]:

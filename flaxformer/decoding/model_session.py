@@ -172,7 +172,7 @@ def _fixed_positions(module: Any) -> dict[str, int]:
     """The rows of position tables that are no parameters."""
     stacks = {name: getattr(module, name, None) for name in ("encoder", "decoder")}
     embedders = {name: getattr(stack, "embedder", None) for name, stack in stacks.items()}
-    tables = {name: getattr(x, "embedders", {}).get("position_ids") for name, x in embedders.items()}
+    tables: dict[str, Any] = {name: getattr(x, "embedders", {}).get("position_ids") for name, x in embedders.items()}
     return {name: table.max_length for name, table in tables.items() if hasattr(table, "max_length")}
 
 

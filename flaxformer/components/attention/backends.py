@@ -210,8 +210,7 @@ def explain_attend(
         choice, why_not = implementation if implementation in able else None, f"{implementation} was asked for"
     for name in able:
         rejections[name] = [why_not]
-    rejections.pop(choice, None)
-    return Decision(choice, rejections)
+    return Decision(choice, {name: reasons for name, reasons in rejections.items() if name != choice})
 
 
 def _fastest(able: list[str], asked: request.Request, platform: str) -> tuple[str, str]:

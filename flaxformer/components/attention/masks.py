@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import ClassVar
+from typing import Any, ClassVar, cast, overload
 
 import flax.struct
 import jax.numpy as jnp
@@ -83,7 +83,7 @@ class Mask:
         """This mask for longer sequences. What it says about the added pairs means nothing."""
         grown = {name: grow(getattr(self, name), query_length) for name in self.query_fields}
         grown |= {name: grow(getattr(self, name), key_length) for name in self.key_fields}
-        return dataclasses.replace(self, **grown) if grown else self
+        return dataclasses.replace(cast(Any, self), **grown) if grown else self
 
     def validate(self, query_length: int, key_length: int) -> None:
         """Raises a ValueError unless the arrays inside fit queries and keys of these lengths."""
@@ -221,7 +221,7 @@ class KeyLengths(Mask):
       lengths: `[#B]` int.
     """
 
-    lengths: Int[Array, " #B"]
+    lengths: Int[Known, " #B"]
 
     def block(self, query_start: Start, query_size: int, key_start: Start, key_size: int) -> Bool[Array, "#B 1 1 k"]:
         keys = key_start + jnp.arange(key_size, dtype=jnp.int32)
@@ -274,6 +274,7 @@ class ArrayMask(Mask):
             )
 
 
+@flax.struct.dataclass
 class _Several(Mask):
     """What `And` and `Or` share."""
 
@@ -294,8 +295,6 @@ class _Several(Mask):
 class And(_Several):
     """Visible where every part says so. Written `a & b`."""
 
-    parts: tuple[Mask, ...]
-
     def block(self, query_start: Start, query_size: int, key_start: Start, key_size: int) -> Bool[Array, "#B #N #q #k"]:
         blocks = [part.block(query_start, query_size, key_start, key_size) for part in self.parts]
         return functools.reduce(jnp.logical_and, blocks)
@@ -308,8 +307,6 @@ class And(_Several):
 @flax.struct.dataclass
 class Or(_Several):
     """Visible where any part says so. Written `a | b`."""
-
-    parts: tuple[Mask, ...]
 
     def block(self, query_start: Start, query_size: int, key_start: Start, key_size: int) -> Bool[Array, "#B #N #q #k"]:
         blocks = [part.block(query_start, query_size, key_start, key_size) for part in self.parts]
@@ -332,6 +329,14 @@ def prefix_lm(query_prefix: Bool[Array, "#B T"], key_prefix: Bool[Array, "#B S"]
     Source: Raffel et al. 2020, "Exploring the limits of transfer learning", section 3.2.1, https://arxiv.org/abs/1910.10683
     """
     return Causal() | Padding(query_prefix, key_prefix)
+
+
+@overload
+def as_mask(mask: None) -> None: ...
+
+
+@overload
+def as_mask(mask: Mask | Array) -> Mask: ...
 
 
 def as_mask(mask: Mask | Array | None) -> Mask | None:

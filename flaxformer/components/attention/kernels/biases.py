@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast, overload
 
 import flax.struct
 import jax
@@ -29,7 +29,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from flaxformer.components.attention.blocks import Grid, Place, Start, cut, grow, indices, position_ranges, positions_of
+from flaxformer.components.attention.blocks import (
+    Grid,
+    Known,
+    Place,
+    Start,
+    cut,
+    grow,
+    indices,
+    position_ranges,
+    positions_of,
+)
 from flaxformer.components.relative_position_biases import relative_bias, relative_position_bucket
 from flaxformer.types import Array
 
@@ -88,7 +98,7 @@ class Bias:
           place: the block.
           uniform: whether `number` rather than `block` was added.
         """
-        rule = type(self).number if uniform else type(self).block
+        rule: Callable[[Any, Place], Array] = type(self).number if uniform else type(self).block
         values, *rest = split(self)
         _, pull = jax.vjp(lambda values: jnp.broadcast_to(rule(join(values, *rest), place), scores.shape), values)
         (gradient,) = pull(scores)
@@ -110,7 +120,7 @@ class ArrayBias(Bias):
 
     @property
     def shape(self) -> tuple[int, int]:
-        return self.array.shape[:2]
+        return self.array.shape[0], self.array.shape[1]
 
     def block(self, place: Place) -> Float[Array, "#b #n #q #k"]:
         x = self.array
@@ -144,8 +154,11 @@ class ArrayBias(Bias):
 class _Positional(Bias):
     """What biases by position share: they own `query_positions` and `key_positions`."""
 
+    query_positions: Int[Array, "#B T"] | None
+    key_positions: Int[Array, "#B S"] | None
+
     def at(self, query_positions: Array | None, key_positions: Array | None) -> Bias:
-        return dataclasses.replace(self, query_positions=query_positions, key_positions=key_positions)
+        return dataclasses.replace(cast(Any, self), query_positions=query_positions, key_positions=key_positions)
 
     def pad(self, query_length: int, key_length: int) -> Bias:
         return self.at(grow(self.query_positions, query_length), grow(self.key_positions, key_length))
@@ -216,14 +229,14 @@ class TableBias(_Positional):
         query_low, query_high = position_ranges(None, grid.query_count, grid.query_size)
         key_low, key_high = position_ranges(None, grid.key_count, grid.key_size)
         # Buckets are monotone on either side of the diagonal, and differ between the sides.
-        return self._bucket(key_low[0][None] - query_high[0][:, None]) == self._bucket(
-            key_high[0][None] - query_low[0][:, None]
-        )
+        nearest = self._bucket(key_low[0][None] - query_high[0][:, None])
+        furthest = self._bucket(key_high[0][None] - query_low[0][:, None])
+        return cast(np.ndarray, nearest == furthest)
 
     def number(self, place: Place) -> Float[Array, "1 n 1 1"]:
         return self._heads(place)[None, :, self._bucket(jnp.asarray(place.key - place.query)), None, None]
 
-    def _bucket(self, relative: Int[Array, "*n"]) -> Int[Array, "*n"]:
+    def _bucket(self, relative: Int[Known, "*n"]) -> Int[Known, "*n"]:
         return relative_position_bucket(relative, num_buckets=self.table.shape[-1], **self._rule)
 
     def _heads(self, place: Place) -> Float[Array, "n buckets"]:
@@ -328,6 +341,14 @@ class SumBias(Bias):
         return added
 
 
+@overload
+def as_bias(bias: None) -> None: ...
+
+
+@overload
+def as_bias(bias: Bias | Array) -> Bias: ...
+
+
 def as_bias(bias: Bias | Array | None) -> Bias | None:
     """A bias as such, an array as `ArrayBias`.
 
@@ -359,8 +380,8 @@ def split(bias: Bias | None) -> tuple[list[Array], list[Array], Any]:
 def join(values: list[Array], others: list[Array], structure: Any) -> Bias | None:
     """The bias that `split` took apart, perhaps with other values."""
     tree, floating = structure
-    values, others = iter(values), iter(others)
-    return jax.tree.unflatten(tree, [next(values if f else others) for f in floating])
+    value, other = iter(values), iter(others)
+    return jax.tree.unflatten(tree, [next(value if f else other) for f in floating])
 
 
 def _diagonals(row: Float[Array, "n q+k"], queries: int, keys: int) -> Float[Array, "1 n q k"]:
@@ -376,4 +397,4 @@ def _diagonals(row: Float[Array, "n q+k"], queries: int, keys: int) -> Float[Arr
 
 
 def _ranges_of(place: Place) -> list[tuple[Start, int]]:
-    return [(place[2 * axis], place[2 * axis + 1]) for axis in range(4)]
+    return [(place.row, place.rows), (place.head, place.heads), (place.query, place.queries), (place.key, place.keys)]

@@ -19,7 +19,7 @@ and differentiated per block.
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -114,7 +114,7 @@ def _attend_padded(asked: request.Request, query_block: int | None, key_block: i
         x if x.shape[1] == size else jnp.pad(x, ((0, 0), (0, size - x.shape[1]), (0, 0), (0, 0)))
         for x, size in ((asked.query, padded[0]), (asked.key, padded[1]), (asked.value, padded[1]))
     )
-    output, log_sum_exp = _attend(setting, query, key, value, values, asked.sinks, data)
+    output, log_sum_exp = cast(tuple[Array, Array], _attend(setting, query, key, value, values, asked.sinks, data))
     return output[:, :length], log_sum_exp[:, :, :length]
 
 

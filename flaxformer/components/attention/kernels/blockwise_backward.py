@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax.numpy as jnp
 from jax import lax
@@ -29,7 +29,7 @@ def backward(setting: Setting, query, key, value, bias, data, d_output, log_sum_
     """Gradients of query, key, value and the bias' parameters."""
     batch, _, num_heads, _ = query.shape
     grid, groups = setting.grid, setting.groups
-    bias_zero = biases.join(bias, data.bias, setting.bias).zero_gradient() if bias_wanted else []
+    bias_zero = cast(biases.Bias, biases.join(bias, data.bias, setting.bias)).zero_gradient() if bias_wanted else []
 
     def run(program: Program, carry):
         head = program.kv_head * groups
@@ -98,7 +98,7 @@ def _differentiate_key_block(program: Program, j, rows: _Rows, key, value, d_que
         d_weights = product("bkrv,bksv->bkrs", d_x, values, precision).reshape(weights.shape)
         d_logits = weights * (program.drop(d_weights, place) - delta[..., None])
         if bias_wanted:
-            d_bias = program.bias.add_gradient(
+            d_bias = cast(biases.Bias, program.bias).add_gradient(
                 d_bias, d_logits if careful else d_logits.sum((2, 3), keepdims=True), place, uniform=not careful
             )
         if slope is not None:

@@ -30,7 +30,7 @@ def kept(
       query_length: T of the whole.
       broadcast: one answer for all queries; the block has a query axis of size 1.
     """
-    rows, heads, keys = (_count(*place[2 * axis : 2 * axis + 2]) for axis in (0, 1, 3))
+    rows, heads, keys = _count(place.row, place.rows), _count(place.head, place.heads), _count(place.key, place.keys)
     queries = jnp.zeros(1, jnp.uint32) if broadcast else _count(place.query, place.queries)
     line = (rows[:, None, None] * num_heads + heads[None, :, None]) * query_length + queries[None, None, :]
     line = _mix(line ^ seeds[0])[..., None]

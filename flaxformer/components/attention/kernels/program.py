@@ -6,7 +6,7 @@ key head are rows of the same product: `[b k g*q H]` for a block of q queries an
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from jax import lax
 from jaxtyping import Float
 
 from flaxformer.components.attention import masks
-from flaxformer.components.attention.blocks import Grid, Place, cut, indices
+from flaxformer.components.attention.blocks import Grid, Place, Start, cut, indices
 from flaxformer.components.attention.kernels import biases, dropout, plan
 from flaxformer.types import Array, Precision
 
@@ -80,7 +80,7 @@ class Program(NamedTuple):
     kv_head: Array
     total_heads: int
 
-    def place(self, i: Array, j: Array) -> Place:
+    def place(self, i: Start, j: Start) -> Place:
         """Where the block of queries i and keys j stands."""
         setting, grid = self.setting, self.setting.grid
         head = self.kv_head * setting.groups
@@ -118,9 +118,8 @@ class Program(NamedTuple):
         setting = self.setting
         if not setting.dropout_rate:
             return weights
-        keep = dropout.kept(
-            self.data.seeds, setting.dropout_rate, place, self.total_heads, setting.length, setting.broadcast_dropout
-        )
+        seeds, length = cast(Array, self.data.seeds), setting.length
+        keep = dropout.kept(seeds, setting.dropout_rate, place, self.total_heads, length, setting.broadcast_dropout)
         return jnp.where(keep, weights / (1 - setting.dropout_rate), 0)
 
     def visits(self, which: int, block: Array) -> tuple[Array, Array, Array]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float
@@ -99,7 +101,8 @@ def _drop(asked: request.Request, weights: Float[Array, "B N T S"]) -> Float[Arr
         return weights
     batch, num_heads, length, keys = weights.shape
     place = Place(0, batch, 0, num_heads, 0, length, 0, keys)
-    kept = dropout.kept(asked.seeds, asked.dropout_rate, place, num_heads, length, asked.broadcast_dropout)
+    seeds = cast(Array, asked.seeds)
+    kept = dropout.kept(seeds, asked.dropout_rate, place, num_heads, length, asked.broadcast_dropout)
     return jnp.where(kept, weights / (1 - asked.dropout_rate), 0)
 
 

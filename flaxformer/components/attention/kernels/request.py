@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from flaxformer.components.attention import masks
 from flaxformer.components.attention.kernels import biases, dropout
@@ -70,7 +71,7 @@ def check(
     _check_head_axes(mask, bias, num_heads)
     if sinks is not None and sinks.shape != (num_heads,):
         raise ValueError(f"sinks have shape {sinks.shape}; expected ({num_heads},), one logit per query head.")
-    if isinstance(scale, jax.core.Tracer):
+    if isinstance(scale, Tracer):
         raise ValueError("scale is traced; expected a number. Multiply the query by a learned scale and pass scale=1.")
     if softcap is not None and not softcap > 0:
         raise ValueError(f"softcap is {softcap}; expected a positive number, or None for no cap.")
@@ -91,7 +92,7 @@ def check(
         softcap=softcap,
         sinks=sinks,
         dropout_rate=dropout_rate,
-        seeds=dropout.seeds_from(dropout_rng) if dropout_rate else None,
+        seeds=None if dropout_rng is None or not dropout_rate else dropout.seeds_from(dropout_rng),
         broadcast_dropout=broadcast_dropout,
         precision=precision,
     )
