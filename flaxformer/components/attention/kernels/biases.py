@@ -98,7 +98,8 @@ class Bias:
           place: the block.
           uniform: whether `number` rather than `block` was added.
         """
-        rule: Callable[[Any, Place], Array] = type(self).number if uniform else type(self).block
+        kind = cast(Any, type(self))
+        rule = kind.number if uniform else kind.block
         values, *rest = split(self)
         _, pull = jax.vjp(lambda values: jnp.broadcast_to(rule(join(values, *rest), place), scores.shape), values)
         (gradient,) = pull(scores)
