@@ -20,7 +20,6 @@ import dataclasses
 from typing import NamedTuple
 
 import flax.struct
-import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Int
 
@@ -169,8 +168,3 @@ def _write(row: Array, update: Array, slot: Array) -> Array:
     row = jnp.broadcast_to(row, (batch, row.shape[1]))
     columns = slot + jnp.arange(update.shape[-1], dtype=jnp.int32)
     return row.at[:, columns].set(update, mode="drop", unique_indices=True, indices_are_sorted=True)
-
-
-def take_rows(step: Step, rows: Int[Array, " R"]) -> Step:
-    """`step` for the batch rows `rows`; axes of size 1 stay as they are."""
-    return jax.tree.map(lambda x: x[rows] if x.ndim and x.shape[0] > 1 else x, step)

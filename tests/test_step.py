@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxformer.step import Step, take_rows
+from flaxformer.step import Step
 
 LEFT = jnp.array([[False, True, True], [True, True, True]])
 RIGHT = jnp.array([[True, True, False], [True, True, True]])
@@ -54,13 +54,6 @@ def test_a_step_is_a_loop_carry():
     last = jax.lax.fori_loop(0, 4, body, first)
     assert int(last.positions[0, 0]) == 5
     assert not last.fresh and last.use_cache
-
-
-def test_rows_can_be_taken():
-    taken = take_rows(Step.start(LEFT, 6), jnp.array([1, 1, 0]))
-    np.testing.assert_array_equal(taken.valid, np.asarray(LEFT)[[1, 1, 0]])
-    alike = take_rows(Step.start(jnp.ones((1, 2), bool), 6), jnp.array([0, 0]))
-    assert alike.positions.shape == (1, 2)
 
 
 def test_cross_attention_remembers_only_under_a_driven_cache():

@@ -96,9 +96,9 @@ def test_the_demonstration_from_training_to_report(tmp_path, monkeypatch, capsys
 
 
 def test_run_dir_is_short_for_its_macro():
-    parsed = demo.parse(["--run_dir=/tmp/it's here", "--gin.TRAIN_STEPS=7"])
+    parsed = demo.parse(["--run_dir=runs/it's here", "--gin.TRAIN_STEPS=7"])
     configuration = demo.flags.configuration(parsed)
-    assert configuration.build("MODEL_DIR") == "/tmp/it's here"
+    assert configuration.build("MODEL_DIR") == "runs/it's here"
     assert configuration.build("TRAIN_STEPS") == 7
 
 
