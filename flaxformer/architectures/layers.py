@@ -17,8 +17,8 @@ from flaxformer import activation_partitioning
 from flaxformer.architectures.common.param_remapping import ParameterRemappable
 from flaxformer.architectures.position_bias import check_at_most_one, cross_attention_bias, self_attention_bias
 from flaxformer.components.attention.masks import Mask, as_mask
-from flaxformer.components.calling import accepts, call_part
-from flaxformer.errors import ShapeError
+from flaxformer.components.calling import accepts, call_part, note_old_convention
+from flaxformer.errors import PartError, ShapeError
 from flaxformer.step import Step
 from flaxformer.types import Array
 
@@ -52,9 +52,20 @@ class PostNorm:
 
 
 def attend_with(attention: nn.Module, inputs_q: Array, inputs_kv: Array, mask, bias, step: Step, **offered) -> Array:
-    """Calls an attention module; one that knows no `step` is given its mask as an array."""
-    if isinstance(mask, Mask) and not accepts(attention, "step"):
-        mask = mask.dense(inputs_q.shape[-2], inputs_kv.shape[-2])
+    """Calls an attention module; one that knows no `step` is given its mask as an array.
+
+    Raises:
+      PartError: when it knows no `step`, and its keys and values are kept by one.
+    """
+    if not accepts(attention, "step"):
+        if step.use_cache and not step.memory:
+            raise PartError(
+                f"{type(attention).__name__} takes no `step`, and its keys are to be cached by one; expected an "
+                "attention module that does. Name the keyword `step` in its __call__, or decode by T5X's protocol, "
+                "flaxformer.training.models.DecoderOnlyModel(...).predict_batch, which passes decode and prefill."
+            )
+        if isinstance(mask, Mask):
+            mask = mask.dense(inputs_q.shape[-2], inputs_kv.shape[-2])
     return call_part(attention, inputs_q, inputs_kv, mask, bias, step=step, **offered)
 
 
@@ -66,6 +77,12 @@ class BaseLayer(nn.Module):
         own, shared = self.relative_position_bias_factory, self.shared_relative_position_bias
         check_at_most_one(own, shared, type(self).__name__)
         self.relpos_bias = shared if own is None else own()
+
+    @nn.nowrap
+    def _make_norm(self) -> nn.Module:
+        norm = self.layer_norm_factory()
+        note_old_convention(norm)
+        return norm
 
     def _create_residuals_and_queries(self, layer_input: Array, x: Array, logit_mask: Array | None, **kwargs: Any):
         """For subclasses whose queries are fewer than their keys: `(residual, queries, query mask)`."""
@@ -144,12 +161,13 @@ class EncoderLayer(BaseLayer, ParameterRemappable):
 
     def setup(self) -> None:
         self._setup_bias()
+        note_old_convention(self.attention, self.mlp)
         if self.parallel:
-            self.layer_norm = self.layer_norm_factory()
+            self.layer_norm = self._make_norm()
             self.dropout = self.dropout_factory()
             return
-        self.pre_attention_layer_norm = self.layer_norm_factory()
-        self.pre_mlp_layer_norm = self.layer_norm_factory()
+        self.pre_attention_layer_norm = self._make_norm()
+        self.pre_mlp_layer_norm = self._make_norm()
         self.post_attention_dropout = self.dropout_factory()
         self.post_mlp_dropout = self.dropout_factory()
 
@@ -229,15 +247,16 @@ class DecoderLayer(BaseLayer, ParameterRemappable):
 
     def setup(self) -> None:
         self._setup_bias()
+        note_old_convention(self.self_attention, self.encoder_decoder_attention, self.mlp)
         if self.parallel:
-            self.layer_norm = self.layer_norm_factory()
+            self.layer_norm = self._make_norm()
             self.dropout = self.dropout_factory()
             return
-        self.pre_self_attention_layer_norm = self.layer_norm_factory()
+        self.pre_self_attention_layer_norm = self._make_norm()
         self.post_self_attention_dropout = self.dropout_factory()
-        self.pre_cross_attention_layer_norm = self.layer_norm_factory()
+        self.pre_cross_attention_layer_norm = self._make_norm()
         self.post_cross_attention_dropout = self.dropout_factory()
-        self.pre_mlp_layer_norm = self.layer_norm_factory()
+        self.pre_mlp_layer_norm = self._make_norm()
         self.post_mlp_dropout = self.dropout_factory()
 
     def get_bias(

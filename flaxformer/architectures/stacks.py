@@ -38,6 +38,8 @@ class _Stack(nn.Module):
             sow_intermediates=self.sow_intermediates,
             capture_gradients=self.capture_gradients,
         )
+        transform = self.embedding_transform_factory
+        self.embedding_transform = None if transform is None else transform()
         self.relpos_bias = self._setup_shared_bias()
 
     @nn.nowrap
@@ -50,6 +52,9 @@ class _Stack(nn.Module):
         if self.position_embedder_factory is not None:
             self.position_embedder = self.position_embedder_factory()
             embedders["position_ids"] = self.position_embedder
+        if self.token_type_embedder_factory is not None:
+            self.token_type_embedder = self.token_type_embedder_factory()
+            embedders["token_type_ids"] = self.token_type_embedder
         return embedders
 
     @nn.nowrap
@@ -68,8 +73,10 @@ class _Stack(nn.Module):
         return self.layer_factory(shared_relative_position_bias=self.relpos_bias)
 
     @nn.nowrap
-    def _embed(self, tokens: Array, positions: Array | None, name: str, *, segment_ids, decode: bool) -> Array:
-        """The sum of token and position embeddings `[B T D]`."""
+    def _embed(
+        self, tokens: Array, positions: Array | None, name: str, *, segment_ids, decode: bool, token_types, valid
+    ) -> Array:
+        """The sum of token, position and type embeddings `[B T D]`, transformed as the stack says."""
         if tokens.ndim != 2:
             raise ShapeError(
                 f"{type(self).__name__} got {name} of shape {tokens.shape}; expected rank 2, [batch, length]."
@@ -78,10 +85,24 @@ class _Stack(nn.Module):
             raise ShapeError(f"{type(self).__name__} got {name} of shape {tokens.shape}; expected at least one token.")
         inputs: dict[str, Any] = {"token_ids": tokens}
         if "position_ids" in self.embedder.embedders:
-            if positions is None:
-                self._check_table(tokens.shape[-1], name)
-            inputs["position_ids"] = jnp.arange(tokens.shape[-1])[None] if positions is None else positions
-        return self.embedder(segment_ids=segment_ids, decode=decode, **inputs)
+            inputs["position_ids"] = self._positions_of(tokens, name, valid) if positions is None else positions
+        if "token_type_ids" in self.embedder.embedders:
+            inputs["token_type_ids"] = jnp.zeros_like(tokens) if token_types is None else token_types
+        elif token_types is not None:
+            raise ValueError(
+                f"{type(self).__name__} got token_types and embeds none; expected None. "
+                "Give it a token_type_embedder_factory, or leave them out."
+            )
+        x = self.embedder(segment_ids=segment_ids, decode=decode, **inputs)
+        return x if self.embedding_transform is None else call_part(self.embedding_transform, x)
+
+    @nn.nowrap
+    def _positions_of(self, tokens: Array, name: str, valid: Array | None) -> Array:
+        """Positions where the caller names none: 0, 1, ... or as `number_tokens` says."""
+        self._check_table(tokens.shape[-1], name)
+        if self.number_tokens is None:
+            return jnp.arange(tokens.shape[-1])[None]
+        return self.number_tokens(tokens, jnp.ones_like(tokens, bool) if valid is None else valid)
 
     @nn.nowrap
     def _check_table(self, length: int, name: str) -> None:
@@ -107,6 +128,8 @@ class _Stack(nn.Module):
         remat = repeat.resolve_remat(self.layer_remat, self.scan_layers)
         if self.scan_layers:
             layer = getattr(self, self._scan_name)
+            if self._scans_itself:
+                return repeat.call_layer(layer, x, args, arrays, statics)[0]
             return repeat.scan_layer(
                 layer, x, args, arrays, statics, remat, length=self.num_layers, axis=self.scan_axis
             )
@@ -115,11 +138,19 @@ class _Stack(nn.Module):
         return x
 
     @nn.nowrap
-    def _setup_layers(self) -> None:
-        if self.scan_layers:
-            setattr(self, self._scan_name, self._make_layer())
+    def _setup_layers(self, construct_scanned: Callable[..., nn.Module]) -> None:
+        if not self.scan_layers:
+            self.layers = [self._make_layer() for _ in range(self.num_layers)]
             return
-        self.layers = [self._make_layer() for _ in range(self.num_layers)]
+        made: list[nn.Module] = []
+
+        def make_layer() -> nn.Module:
+            made.append(self._make_layer())
+            return made[-1]
+
+        layer = construct_scanned(make_layer, self.num_layers)
+        self._scans_itself = all(layer is not one for one in made)
+        setattr(self, self._scan_name, layer)
 
 
 class Encoder(_Stack, ParameterRemappable):
@@ -129,7 +160,7 @@ class Encoder(_Stack, ParameterRemappable):
       layer_factory: makes a layer; called with `shared_relative_position_bias=` (a module or None).
       input_dropout_factory: makes the dropout after embedding.
       output_dropout_factory: makes the dropout after the final norm.
-      layer_norm_factory: makes the final norm.
+      layer_norm_factory: makes the final norm; None: there is none.
       num_layers: how many layers.
       dtype: embeddings are cast to it after dropout.
       layer_remat: what the backward pass computes again, a `LayerRemat` or its name.
@@ -142,12 +173,16 @@ class Encoder(_Stack, ParameterRemappable):
       position_embedder_factory: makes absolute positions.
       sow_intermediates: record token ids, embeddings and outputs in `intermediates`.
       capture_gradients: let the gradient with respect to the embedded input be read from `grads`.
+      embedding_transform_factory: makes what the summed embeddings pass through before dropout, such as a norm or a
+        projection.
+      token_type_embedder_factory: makes the embedding of token types (0 where a call names none), added to the others.
+      number_tokens: `(tokens, valid) -> positions [B T]` where a call names none; consecutive from 0 when None.
     """
 
     layer_factory: Callable[..., nn.Module]
     input_dropout_factory: Callable[[], nn.Module]
     output_dropout_factory: Callable[[], nn.Module]
-    layer_norm_factory: Callable[[], nn.Module]
+    layer_norm_factory: Callable[[], nn.Module] | None
     num_layers: int
     dtype: DType = jnp.float32
     layer_remat: LayerRemat | str = LayerRemat.LEGACY
@@ -160,15 +195,23 @@ class Encoder(_Stack, ParameterRemappable):
     position_embedder_factory: Callable[[], nn.Module] | None = None
     sow_intermediates: bool = False
     capture_gradients: bool = False
+    embedding_transform_factory: Callable[[], nn.Module] | None = None
+    token_type_embedder_factory: Callable[[], nn.Module] | None = None
+    number_tokens: Callable[[Array, Array], Array] | None = None
 
     _scan_name = "encoder"
 
     def setup(self) -> None:
         self._setup_common()
         self.input_dropout = self.input_dropout_factory()
-        self._setup_layers()
-        self.encoder_norm = self.layer_norm_factory()
+        self._setup_layers(self._construct_scanned_encoder)
+        self.encoder_norm = None if self.layer_norm_factory is None else self.layer_norm_factory()
         self.output_dropout = self.output_dropout_factory()
+
+    def _construct_scanned_encoder(self, lyrf: Callable[[], nn.Module], num_layers: int) -> nn.Module:
+        """The module that stands for all layers of a scanned stack; see `Decoder._construct_scanned_decoder`."""
+        del num_layers
+        return lyrf()
 
     def embed_and_combine_inputs(
         self,
@@ -177,9 +220,12 @@ class Encoder(_Stack, ParameterRemappable):
         *,
         segment_ids: Array | None = None,
         enable_dropout: bool = True,
+        token_types: Array | None = None,
+        valid: Array | None = None,
     ) -> Float[Array, "B T D"]:
-        """Embeds the tokens and their positions, drops out, casts to `dtype`."""
-        x = self._embed(inputs, inputs_positions, "inputs", segment_ids=segment_ids, decode=False)
+        """Embeds the tokens, their positions and types, drops out, casts to `dtype`."""
+        more = {"segment_ids": segment_ids, "token_types": token_types, "valid": valid}
+        x = self._embed(inputs, inputs_positions, "inputs", decode=False, **more)
         return self.input_dropout(x, deterministic=not enable_dropout).astype(self.dtype)
 
     def encode_from_continuous_inputs(
@@ -194,7 +240,7 @@ class Encoder(_Stack, ParameterRemappable):
         bias = self._shared_bias(inputs, bidirectional=True, step=Step(), max_decode_length=None)
         arrays = {"logit_mask": logit_mask, "position_bias": bias}
         x = self._run(inputs, (encoder_mask,), arrays, {"enable_dropout": enable_dropout})
-        x = call_part(self.encoder_norm, x)
+        x = x if self.encoder_norm is None else call_part(self.encoder_norm, x)
         x = self.output_dropout(x, deterministic=not enable_dropout)
         return x if logit_mask is None else logit_mask * x
 
@@ -206,6 +252,8 @@ class Encoder(_Stack, ParameterRemappable):
         *,
         segment_ids: Array | None = None,
         enable_dropout: bool = True,
+        token_types: Array | None = None,
+        valid: Array | None = None,
     ) -> Float[Array, "B T D"]:
         """Encodes token ids `[B T]`; 0 is padding.
 
@@ -215,13 +263,20 @@ class Encoder(_Stack, ParameterRemappable):
           encoder_mask: who may see whom.
           segment_ids: `[B T]`, which example of a packed row a token belongs to.
           enable_dropout: False switches dropout off.
+          token_types: `[B T]`, for the embedder of token types.
+          valid: `[B T]`, which tokens are real, if not all but 0.
         """
         if self.sow_intermediates:
             self.sow("intermediates", "input_tokens_ids", inputs)
+        more = {} if token_types is None else {"token_types": token_types}
         x = self.embed_and_combine_inputs(
-            inputs, inputs_positions, segment_ids=segment_ids, enable_dropout=enable_dropout
+            inputs,
+            inputs_positions,
+            segment_ids=segment_ids,
+            enable_dropout=enable_dropout,
+            **(more if valid is None else more | {"valid": valid}),
         )
-        logit_mask = (inputs > 0)[..., None].astype(self.dtype)
+        logit_mask = (inputs > 0 if valid is None else valid)[..., None].astype(self.dtype)
         x = self.encode_from_continuous_inputs(x, encoder_mask, logit_mask, enable_dropout=enable_dropout)
         if self.sow_intermediates:
             self.sow("intermediates", "final_encoder_outputs", x)
@@ -236,12 +291,14 @@ class Decoder(_Stack, ParameterRemappable):
       shared_relative_position_bias_factory, token_embedder_factory, shared_token_embedder, position_embedder_factory,
       sow_intermediates, scan_axis, capture_gradients: as in `Encoder`.
       dropout_factory: makes the dropouts after embedding and after the final norm.
-      output_logits_factory: makes the projection to logits; None: attend to the token table, divided by √D.
+      output_logits_factory: makes the projection to logits; None: attend to the token table, divided by √D. A module
+        that names the keyword `attend` is given the token table's.
+      embedding_transform_factory, token_type_embedder_factory, number_tokens: as in `Encoder`.
     """
 
     layer_factory: Callable[..., nn.Module]
     dropout_factory: Callable[[], nn.Module]
-    layer_norm_factory: Callable[[], nn.Module]
+    layer_norm_factory: Callable[[], nn.Module] | None
     num_layers: int
     dtype: DType = jnp.float32
     layer_remat: LayerRemat | str = LayerRemat.LEGACY
@@ -255,6 +312,9 @@ class Decoder(_Stack, ParameterRemappable):
     sow_intermediates: bool = False
     scan_axis: int = 1
     capture_gradients: bool = False
+    embedding_transform_factory: Callable[[], nn.Module] | None = None
+    token_type_embedder_factory: Callable[[], nn.Module] | None = None
+    number_tokens: Callable[[Array, Array], Array] | None = None
 
     _scan_name = "decoder"
 
@@ -262,7 +322,7 @@ class Decoder(_Stack, ParameterRemappable):
         self._setup_common()
         self.input_dropout = self.dropout_factory()
         self._setup_layer_sequence()
-        self.decoder_norm = self.layer_norm_factory()
+        self.decoder_norm = None if self.layer_norm_factory is None else self.layer_norm_factory()
         self.output_dropout = self.dropout_factory()
         self.setup_output_logits()
 
@@ -272,7 +332,24 @@ class Decoder(_Stack, ParameterRemappable):
 
     def _setup_layer_sequence(self) -> None:
         """Sets up the layers; may be overridden."""
-        self._setup_layers()
+        self._setup_layers(self._construct_scanned_decoder)
+
+    def _construct_scanned_decoder(
+        self, lyrf: Callable[[], nn.Module], num_layers: int, num_broadcast_args: int = 10
+    ) -> nn.Module:
+        """The module that stands for all layers of a scanned stack; may be overridden.
+
+        Args:
+          lyrf: makes one layer.
+          num_layers: how many layers are scanned.
+          num_broadcast_args: how many arguments all layers share; arguments are told apart by name here.
+
+        Returns:
+          A layer of `lyrf`, which the stack then scans; or a module of another kind that is called as a layer is, runs
+          them all, and returns `(output, None)`, such as `transforms.factory_scan(lyrf, ...)()`.
+        """
+        del num_layers, num_broadcast_args
+        return lyrf()
 
     def embed_and_combine_inputs(
         self,
@@ -282,11 +359,12 @@ class Decoder(_Stack, ParameterRemappable):
         segment_ids: Array | None = None,
         enable_dropout: bool = True,
         decode: bool = False,
+        token_types: Array | None = None,
+        valid: Array | None = None,
     ) -> Float[Array, "B T D"]:
-        """Embeds the tokens and their positions, drops out, casts to `dtype`."""
-        x = self._embed(
-            decoder_input_tokens, decoder_positions, "decoder_input_tokens", segment_ids=segment_ids, decode=decode
-        )
+        """Embeds the tokens, their positions and types, drops out, casts to `dtype`."""
+        more = {"segment_ids": segment_ids, "token_types": token_types, "valid": valid}
+        x = self._embed(decoder_input_tokens, decoder_positions, "decoder_input_tokens", decode=decode, **more)
         return self.input_dropout(x, deterministic=not enable_dropout).astype(self.dtype)
 
     def decode_from_continuous_inputs(
@@ -328,7 +406,7 @@ class Decoder(_Stack, ParameterRemappable):
             "prefill": prefill,
         }
         x = self._run(embedded_inputs, (encoder_outputs,), arrays, statics)
-        x = call_part(self.decoder_norm, x)
+        x = x if self.decoder_norm is None else call_part(self.decoder_norm, x)
         x = self.output_dropout(x, deterministic=not enable_dropout)
         if logit_mask is not None:
             x = logit_mask * x
@@ -342,7 +420,7 @@ class Decoder(_Stack, ParameterRemappable):
     @nn.nowrap
     def _logits(self, x: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         if self.logits_dense is not None:
-            return call_part(self.logits_dense, x)
+            return call_part(self.logits_dense, x, attend=self.embedder.embedders["token_ids"].attend)
         logits = self.embedder.embedders["token_ids"].attend(x)
         return logits / jnp.sqrt(jnp.float32(x.shape[-1])).astype(logits.dtype)
 
@@ -361,6 +439,8 @@ class Decoder(_Stack, ParameterRemappable):
         prefill: bool = False,
         prefill_lengths: Array | None = None,
         step: Step | None = None,
+        token_types: Array | None = None,
+        valid: Array | None = None,
         **kwargs: Any,
     ) -> Float[Array, "B T V"]:
         """Logits for token ids `[B T]`; 0 is padding.
@@ -375,18 +455,25 @@ class Decoder(_Stack, ParameterRemappable):
           enable_dropout: False switches dropout off.
           decode, max_decode_length, prefill, prefill_lengths: T5X's protocol; see `Step`.
           step: where the tokens stand and which cache slots they take; excludes the four before.
+          token_types: `[B T]`, for the embedder of token types.
+          valid: `[B T]`, which tokens are real, if not all but 0. Unused with a `step`, which knows.
           **kwargs: passed to `decode_from_continuous_inputs`, for subclasses.
         """
         if step is not None and step.positions is not None:
             decoder_positions = step.positions if decoder_positions is None else decoder_positions
+        more = {} if token_types is None else {"token_types": token_types}
         x = self.embed_and_combine_inputs(
             decoder_input_tokens,
             decoder_positions,
             segment_ids=segment_ids,
             enable_dropout=enable_dropout,
             decode=decode,
+            **(more if valid is None else more | {"valid": valid}),
         )
-        logit_mask = get_decoder_logit_mask(decoder_input_tokens, x.dtype) if step is None else None
+        logit_mask = None
+        if step is None:
+            known = valid if valid is None else valid[..., None].astype(x.dtype)
+            logit_mask = get_decoder_logit_mask(decoder_input_tokens, x.dtype) if known is None else known
         return self.decode_from_continuous_inputs(
             x,
             encoder_outputs,

@@ -7,10 +7,13 @@ only takes `x`, and a module written for google/flaxformer are called by the sam
 
 import functools
 import inspect
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 from flaxformer.step import Step
+
+_OLD_KEYWORDS = ("decode", "prefill", "prefill_lengths")
 
 
 @functools.cache
@@ -43,6 +46,33 @@ def call_part(part: Callable[..., Any], *args: Any, step: Step | None = None, **
     if "enable_dropout" in offered:
         offered["deterministic"] = not offered["enable_dropout"]
     return part(*args, **{name: value for name, value in offered.items() if accepts(part, name)})
+
+
+def note_old_convention(*parts: Any) -> None:
+    """Says, once per class, which parts are written for google/flaxformer's keywords, and what to write now.
+
+    Layers call it when they are set up. Such parts work as they did under T5X's protocol.
+
+    Args:
+      *parts: modules that a layer was given; None is skipped.
+    """
+    for part in parts:
+        if part is not None:
+            _note(type(part), _function(part))
+
+
+@functools.cache
+def _note(owner: type, function: Callable[..., Any]) -> None:
+    names, _ = _accepted(function)
+    old = [name for name in _OLD_KEYWORDS if name in names]
+    if old and "step" not in names:
+        warnings.warn(
+            f"{owner.__module__}.{owner.__qualname__} is called with {', '.join(old)}, as google/flaxformer called its "
+            "parts. It works under T5X's decoding protocol alone. Write `def __call__(self, x, *, step=None)` and read "
+            "positions, slots and validity from the flaxformer.step.Step; or leave the keywords out if unused.",
+            DeprecationWarning,
+            stacklevel=2,
+        )
 
 
 def _function(part: Callable[..., Any]) -> Callable[..., Any]:

@@ -7,7 +7,6 @@ can be called apart: one embedding per input, then their combination.
 import abc
 from typing import Any, Generic, TypeVar
 
-import flax.linen as nn
 import jax.numpy as jnp
 
 from flaxformer.types import Array
@@ -15,8 +14,8 @@ from flaxformer.types import Array
 Inputs = TypeVar("Inputs")
 
 
-class Embedder(nn.Module, Generic[Inputs], metaclass=abc.ABCMeta):
-    """Turns inputs into vectors of a fixed width."""
+class Embedder(Generic[Inputs], metaclass=abc.ABCMeta):
+    """Turns inputs into vectors of a fixed width. A module that does is `class Mine(nn.Module, Embedder[Array])`."""
 
     @abc.abstractmethod
     def __call__(

@@ -32,7 +32,7 @@ class EmbedCombineMethod(enum.IntEnum):
     CONCAT = 2
 
 
-class DictEmbedder(InspectableMultiEmbedder[Mapping[str, Any]]):
+class DictEmbedder(nn.Module, InspectableMultiEmbedder[Mapping[str, Any]]):
     """Embeds each entry of a mapping with the embedder of the same name, and combines the results.
 
     Attributes:

@@ -50,7 +50,7 @@ def _features_per_table(features: int, num_tables: int) -> int:
     return features // num_tables
 
 
-class HashEmbed(Embedder[Array]):
+class HashEmbed(nn.Module, Embedder[Array]):
     """Concatenates one row of each of several tables, chosen by as many hash functions.
 
     Table `i` is read at `((id + 1) * prime_i) mod num_embeddings_per_table`, in the type of the ids, with overflow
@@ -110,7 +110,7 @@ class HashEmbed(Embedder[Array]):
         )
 
 
-class NgramHashEmbed(Embedder[Array]):
+class NgramHashEmbed(nn.Module, Embedder[Array]):
     """Adds the hash embeddings of the runs of ids (n-grams) that start at each position.
 
     The hash of a run grows with it: `h_1 = id_1 * p`, `h_o = (h_{o-1} + id_o) * p`, one prime `p` per table.

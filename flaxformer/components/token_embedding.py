@@ -14,7 +14,7 @@ from flaxformer.components.embedder import Embedder, checked_ids
 from flaxformer.types import Array, DType, Initializer
 
 
-class Embed(Embedder[Array]):
+class Embed(nn.Module, Embedder[Array]):
     """Reads rows of a learned table: `y[..., :] = embedding[ids[...]]`.
 
     Ids outside the table: gathering wraps negatives once and clamps to the ends; `one_hot` gives zeros.

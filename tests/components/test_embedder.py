@@ -1,3 +1,4 @@
+import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -5,7 +6,7 @@ import pytest
 from flaxformer.components.embedder import Embedder, InspectableMultiEmbedder, checked_ids
 
 
-class Sum(InspectableMultiEmbedder[tuple]):
+class Sum(nn.Module, InspectableMultiEmbedder[tuple]):
     def get_individual_embeddings(self, inputs, *, segment_ids=None, decode=False, enable_dropout=True):
         return [x + decode for x in inputs]
 

@@ -17,7 +17,7 @@ from flaxformer.components.embedding import (
 IDS = jnp.array([[0, 1, 2]])
 
 
-class Recorder(Embedder):
+class Recorder(nn.Module, Embedder):
     """Returns ids as vectors and notes the keywords it was called with."""
 
     def __call__(self, inputs, **keywords):

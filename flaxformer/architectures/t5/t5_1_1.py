@@ -46,7 +46,6 @@ def encoder_decoder(
     dtype: DType = jnp.bfloat16,
 ) -> EncoderDecoder:
     """The model; widths and counts as in `Config`."""
-    common = (dropout_rate, activations)
 
     def output_logits() -> dense.DenseGeneral:
         return dense.DenseGeneral(
@@ -57,20 +56,16 @@ def encoder_decoder(
             bias_init=t5_common_layers.BIAS_INIT,
         )
 
-    return EncoderDecoder(
-        encoder_factory=lambda *, shared_token_embedder: t5_common_layers.encoder(
-            num_heads, head_dim, mlp_dim, num_encoder_layers, shared_token_embedder, *common, dtype=dtype
-        ),
-        decoder_factory=lambda *, shared_token_embedder: t5_common_layers.decoder(
-            num_heads,
-            head_dim,
-            mlp_dim,
-            num_decoder_layers,
-            shared_token_embedder,
-            *common,
-            output_logits_factory=output_logits,
-            dtype=dtype,
-        ),
-        shared_token_embedder_factory=lambda: t5_common_layers.embedding(vocabulary_size, embedding_dim, dtype),
+    return t5_common_layers.encoder_decoder(
+        embedding_dim,
+        mlp_dim,
+        num_heads,
+        num_encoder_layers,
+        num_decoder_layers,
+        head_dim,
+        vocabulary_size,
+        dropout_rate,
+        activations,
+        output_logits_factory=output_logits,
         dtype=dtype,
     )

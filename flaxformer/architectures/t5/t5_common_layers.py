@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import flax.linen as nn
 import jax.numpy as jnp
 
-from flaxformer.architectures.t5.t5_architecture import Decoder, DecoderLayer, Encoder, EncoderLayer
+from flaxformer.architectures.t5.t5_architecture import Decoder, DecoderLayer, Encoder, EncoderDecoder, EncoderLayer
 from flaxformer.components import dense, layer_norm, relative_position_biases
 from flaxformer.components import embedding as embedding_module
 from flaxformer.components.attention import dense_attention
@@ -170,4 +170,35 @@ def decoder(
         shared_relative_position_bias_factory=lambda: relative_position_bias(num_heads, dtype),
         output_logits_factory=output_logits_factory,
         shared_token_embedder=shared_token_embedder,
+    )
+
+
+def encoder_decoder(
+    embedding_dim: int,
+    mlp_dim: int,
+    num_heads: int,
+    num_encoder_layers: int,
+    num_decoder_layers: int,
+    head_dim: int,
+    vocabulary_size: int,
+    dropout_rate: float,
+    activations: Activations,
+    output_logits_factory: Callable[[], nn.Module] | None = None,
+    dtype: DType = jnp.bfloat16,
+) -> EncoderDecoder:
+    """A T5 with one token table for both stacks; logits from that table, or from `output_logits_factory`."""
+
+    def make_encoder(*, shared_token_embedder: embedding_module.Embedder | None) -> Encoder:
+        sizes = (num_heads, head_dim, mlp_dim, num_encoder_layers)
+        return encoder(*sizes, shared_token_embedder, dropout_rate, activations, dtype)
+
+    def make_decoder(*, shared_token_embedder: embedding_module.Embedder | None) -> Decoder:
+        sizes = (num_heads, head_dim, mlp_dim, num_decoder_layers)
+        return decoder(*sizes, shared_token_embedder, dropout_rate, activations, output_logits_factory, dtype)
+
+    return EncoderDecoder(
+        encoder_factory=make_encoder,
+        decoder_factory=make_decoder,
+        shared_token_embedder_factory=lambda: embedding(vocabulary_size, embedding_dim, dtype),
+        dtype=dtype,
     )

@@ -1,15 +1,15 @@
 """What every attention module answers to."""
 
+import abc
 from typing import Any
-
-import flax.linen as nn
 
 from flaxformer.types import Array
 
 
-class DenseAttention(nn.Module):
-    """The interface of an attention module, for anyone who writes another one."""
+class DenseAttention(metaclass=abc.ABCMeta):
+    """The interface of an attention module. One that follows it is `class Mine(nn.Module, DenseAttention)`."""
 
+    @abc.abstractmethod
     def __call__(
         self,
         inputs_q: Array,
@@ -22,6 +22,3 @@ class DenseAttention(nn.Module):
         enable_dropout: bool = True,
     ) -> Array:
         """Attends from `inputs_q [B T D]` to `inputs_kv [B S D]`."""
-        raise NotImplementedError(
-            "DenseAttention is an interface; use MultiHeadDotProductAttention or write a subclass."
-        )

@@ -16,7 +16,7 @@ from flaxformer.types import Array
 Chunk = tuple[int, int]
 
 
-class LocalAttentionLayer(DenseAttention):
+class LocalAttentionLayer(nn.Module, DenseAttention):
     """Cuts queries and keys into chunks, pairs them in order, and lets any attention layer attend within each pair.
 
     Cost falls from T·S to T times the width of a key chunk. With 6 queries, 6 keys, query chunks of 2 by 2 and key

@@ -13,7 +13,7 @@ from flaxformer.components.positions.counter import next_position
 from flaxformer.types import Array, DType, Initializer
 
 
-class PositionEmbed(EmbedderWithDecode[Array]):
+class PositionEmbed(nn.Module, EmbedderWithDecode[Array]):
     """A learned vector for each position.
 
     Attributes:

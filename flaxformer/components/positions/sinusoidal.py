@@ -52,7 +52,7 @@ def sinusoidal_embedding(
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles), odd], axis=-1)
 
 
-class FixedEmbed(EmbedderWithDecode[Array]):
+class FixedEmbed(nn.Module, EmbedderWithDecode[Array]):
     """A fixed vector for each position, read from a table that is computed and not learned; it has no parameters.
 
     Attributes:
