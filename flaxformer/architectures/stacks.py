@@ -420,7 +420,8 @@ class Decoder(_Stack, ParameterRemappable):
     @nn.nowrap
     def _logits(self, x: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         if self.logits_dense is not None:
-            return call_part(self.logits_dense, x, attend=self.embedder.embedders["token_ids"].attend)
+            attend = getattr(self.embedder.embedders["token_ids"], "attend", None)
+            return call_part(self.logits_dense, x, attend=attend)
         logits = self.embedder.embedders["token_ids"].attend(x)
         return logits / jnp.sqrt(jnp.float32(x.shape[-1])).astype(logits.dtype)
 

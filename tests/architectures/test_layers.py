@@ -70,7 +70,8 @@ def test_plain_linen_norms_and_mlps_fit(norm):
 
 def test_attention_in_the_old_convention_gets_arrays_and_keywords():
     old = decoder_layer(self_attention=OldAttention())
-    variables = old.init(jax.random.key(0), X, None, Causal(), enable_dropout=False)
+    with pytest.warns(DeprecationWarning, match="OldAttention is called with decode, prefill, prefill_lengths"):
+        variables = old.init(jax.random.key(0), X, None, Causal(), enable_dropout=False)
     params = dict(variables["params"])
     params["self_attention"] = params["self_attention"]["inner"]
     expected = decoder_layer().apply({"params": params}, X, None, Causal(), enable_dropout=False)
