@@ -1,7 +1,7 @@
 """Whole models: `EncoderDecoder`, `DecoderOnly` and `EncoderOnly`.
 
-They turn tokens into masks (0 is padding, `segment_ids` keep packed examples apart) and the public keywords into one
-`Step`; the stacks do the rest.
+They turn tokens into masks (`padding_id`, 0, is padding unless a call says which tokens are `valid`; `segment_ids` keep
+packed examples apart) and the public keywords into one `Step`; the stacks do the rest.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Float, Int, Num
+from jaxtyping import Bool, Float, Int, Num
 
 from flaxformer.architectures.common.param_remapping import ParameterRemappable
 from flaxformer.components.attention.masks import Causal, Mask, Padding, Segments, combine, prefix_lm
@@ -21,22 +21,49 @@ from flaxformer.step import Step
 from flaxformer.types import Array, DType
 
 
+def real_tokens(tokens: Num[Array, "B T"], padding_id: int | None = 0) -> Bool[Array, "B T"]:
+    """Which tokens are not padding; all of them when `padding_id` is None."""
+    if padding_id is None:
+        return jnp.ones_like(tokens, bool)
+    return tokens > 0 if padding_id == 0 else tokens != padding_id
+
+
 def decoder_mask(
-    targets: Num[Array, "B T"], causal_attention: Array | None = None, segment_ids: Array | None = None
+    targets: Num[Array, "B T"],
+    causal_attention: Array | None = None,
+    segment_ids: Array | None = None,
+    valid: Array | None = None,
 ) -> Mask:
-    """Causal, no padding, within a segment; positions flagged in `causal_attention` also see each other."""
+    """Causal, no padding, within a segment; positions flagged in `causal_attention` also see each other.
+
+    Padding is where `valid` is False; without it, where targets are 0.
+    """
     reach = Causal()
     if causal_attention is not None:
         flags = causal_attention > 0
         reach = prefix_lm(flags, flags)
-    reach = reach & Padding(targets > 0, targets > 0)
+    valid = targets > 0 if valid is None else valid
+    reach = reach & Padding(valid, valid)
     return reach if segment_ids is None else reach & Segments(segment_ids, segment_ids)
 
 
-def encoder_mask(tokens: Num[Array, "B T"], segment_ids: Array | None = None) -> Mask:
-    """No padding, within a segment."""
-    mask = Padding(tokens > 0, tokens > 0)
+def encoder_mask(tokens: Num[Array, "B T"], segment_ids: Array | None = None, valid: Array | None = None) -> Mask:
+    """No padding, within a segment. Padding is where `valid` is False; without it, where tokens are 0."""
+    valid = tokens > 0 if valid is None else valid
+    mask = Padding(valid, valid)
     return mask if segment_ids is None else mask & Segments(segment_ids, segment_ids)
+
+
+def _known(valid: Array | None, tokens: Array | None, padding_id: int | None) -> Array | None:
+    """`valid` as bool, or what follows from a padding id other than 0; None leaves it to the ids (0 is padding)."""
+    if valid is not None:
+        return valid > 0
+    return None if padding_id == 0 or tokens is None else real_tokens(tokens, padding_id)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """The options that are not None: stacks of other makers need not know the rest."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _same_segment(query_ids: Array | None, key_ids: Array | None) -> Mask | None:
@@ -70,6 +97,7 @@ class EncoderDecoder(nn.Module, ParameterRemappable):
       scan_layers: tells drivers that the layers of both stacks are scanned, and caches stacked.
       spmd_annotations: accepted for old configurations and handed down.
       shared_token_embedder_factory: makes the shared token table; None: each stack makes its own.
+      padding_id: the id that is padding where a call does not say which tokens are valid. None: no id is.
     """
 
     encoder_factory: Callable[..., nn.Module]
@@ -78,6 +106,7 @@ class EncoderDecoder(nn.Module, ParameterRemappable):
     scan_layers: bool = False
     spmd_annotations: Any = None
     shared_token_embedder_factory: Callable[[], nn.Module | None] | None = None
+    padding_id: int | None = 0
 
     def setup(self) -> None:
         self.token_embedder = (
@@ -104,15 +133,18 @@ class EncoderDecoder(nn.Module, ParameterRemappable):
         encoder_positions: Int[Array, "B S"] | None = None,
         *,
         enable_dropout: bool = True,
+        encoder_valid: Bool[Array, "B S"] | None = None,
     ) -> Float[Array, "B S D"]:
-        """The encoder's output for token ids; 0 is padding."""
-        mask = encoder_mask(encoder_input_tokens, encoder_segment_ids)
+        """The encoder's output for token ids; `encoder_valid` says which are real, if not all but `padding_id`."""
+        valid = _known(encoder_valid, encoder_input_tokens, self.padding_id)
+        mask = encoder_mask(encoder_input_tokens, encoder_segment_ids, valid)
         return self.encoder(
             encoder_input_tokens,
             encoder_positions,
             mask,
             segment_ids=encoder_segment_ids,
             enable_dropout=enable_dropout,
+            **_given(valid=valid),
         )
 
     def decode(
@@ -131,6 +163,8 @@ class EncoderDecoder(nn.Module, ParameterRemappable):
         prefill: bool = False,
         prefill_lengths: Int[Array, " R"] | None = None,
         step: Step | None = None,
+        encoder_valid: Bool[Array, "B S"] | None = None,
+        decoder_valid: Bool[Array, "R T"] | None = None,
     ) -> Float[Array, "R T V"]:
         """Logits for decoder inputs, given the encoder's output.
 
@@ -145,6 +179,8 @@ class EncoderDecoder(nn.Module, ParameterRemappable):
           enable_dropout: False switches dropout off.
           decode, max_decode_length, prefill, prefill_lengths: T5X's protocol; see `Step`.
           step: where the tokens stand and which cache slots they take; excludes the four before.
+          encoder_valid: which encoder tokens are real, if not all but `padding_id`.
+          decoder_valid: the same for the decoder; then no targets are needed. Unused when decoding.
 
         Raises:
           ValueError: for segment ids while decoding, or targets missing while not.
@@ -152,14 +188,18 @@ class EncoderDecoder(nn.Module, ParameterRemappable):
         cached = decode or step is not None
         if cached and (encoder_segment_ids is not None or decoder_segment_ids is not None):
             raise ValueError("segment ids were given while decoding; expected none: decode one example per row.")
-        real = encoder_input_tokens > 0
+        known = _known(encoder_valid, encoder_input_tokens, self.padding_id)
+        real = encoder_input_tokens > 0 if known is None else known
+        valid = None
         if cached:
             own = None if step is None else _step_mask(step)
             cross = Padding(None, real)
         else:
-            targets = _require_targets(decoder_target_tokens)
-            own = decoder_mask(targets, segment_ids=decoder_segment_ids)
-            cross = combine(Padding(targets > 0, real), _same_segment(decoder_segment_ids, encoder_segment_ids))
+            valid = _known(decoder_valid, decoder_target_tokens, self.padding_id)
+            targets = decoder_input_tokens if valid is not None else _require_targets(decoder_target_tokens)
+            own = decoder_mask(targets, segment_ids=decoder_segment_ids, valid=valid)
+            queries = targets > 0 if valid is None else valid
+            cross = combine(Padding(queries, real), _same_segment(decoder_segment_ids, encoder_segment_ids))
         return self.decoder(
             encoded,
             decoder_input_tokens,
@@ -172,14 +212,14 @@ class EncoderDecoder(nn.Module, ParameterRemappable):
             max_decode_length=max_decode_length,
             prefill=prefill,
             prefill_lengths=prefill_lengths,
-            **({} if step is None else {"step": step}),
+            **_given(step=step, valid=valid),
         )
 
     def __call__(
         self,
         encoder_input_tokens: Num[Array, "B S"],
         decoder_input_tokens: Num[Array, "B T"],
-        decoder_target_tokens: Num[Array, "B T"],
+        decoder_target_tokens: Num[Array, "B T"] | None = None,
         encoder_segment_ids: Int[Array, "B S"] | None = None,
         decoder_segment_ids: Int[Array, "B T"] | None = None,
         encoder_positions: Int[Array, "B S"] | None = None,
@@ -188,10 +228,16 @@ class EncoderDecoder(nn.Module, ParameterRemappable):
         enable_dropout: bool = True,
         decode: bool = False,
         max_decode_length: int | None = None,
+        encoder_valid: Bool[Array, "B S"] | None = None,
+        decoder_valid: Bool[Array, "B T"] | None = None,
     ) -> Float[Array, "B T V"]:
         """Teacher-forced logits: `encode`, then `decode`; the arguments are theirs."""
         encoded = self.encode(
-            encoder_input_tokens, encoder_segment_ids, encoder_positions, enable_dropout=enable_dropout
+            encoder_input_tokens,
+            encoder_segment_ids,
+            encoder_positions,
+            enable_dropout=enable_dropout,
+            **_given(encoder_valid=encoder_valid),
         )
         return self.decode(
             encoded,
@@ -204,6 +250,7 @@ class EncoderDecoder(nn.Module, ParameterRemappable):
             enable_dropout=enable_dropout,
             decode=decode,
             max_decode_length=max_decode_length,
+            **_given(encoder_valid=encoder_valid, decoder_valid=decoder_valid),
         )
 
 
@@ -214,11 +261,13 @@ class DecoderOnly(nn.Module, ParameterRemappable):
       decoder_factory: makes the decoder; called with `shared_token_embedder=None`.
       scan_layers: tells drivers that the layers are scanned, and caches stacked.
       dtype: accepted for old configurations; masks are bool.
+      padding_id: the id that is padding where a call does not say which tokens are valid. None: no id is.
     """
 
     decoder_factory: Callable[..., nn.Module]
     scan_layers: bool = False
     dtype: DType = jnp.float32
+    padding_id: int | None = 0
 
     def setup(self) -> None:
         self.decoder = self.decoder_factory(shared_token_embedder=None)
@@ -238,6 +287,7 @@ class DecoderOnly(nn.Module, ParameterRemappable):
         prefill_lengths: Int[Array, " B"] | None = None,
         step: Step | None = None,
         decoder_attention_mask: Mask | Array | None = None,
+        decoder_valid: Bool[Array, "B T"] | None = None,
         **kwargs: Any,
     ) -> Float[Array, "B T V"]:
         """Logits for token ids.
@@ -252,6 +302,8 @@ class DecoderOnly(nn.Module, ParameterRemappable):
           decode, max_decode_length, prefill, prefill_lengths: T5X's protocol; see `Step`.
           step: where the tokens stand and which cache slots they take; excludes the four before.
           decoder_attention_mask: a mask to use instead of the one made from the targets.
+          decoder_valid: which tokens are real, if not all but `padding_id`; then no targets are needed. Unused when
+            decoding.
           **kwargs: passed to the decoder.
         """
         if decode and prefill:
@@ -261,6 +313,7 @@ class DecoderOnly(nn.Module, ParameterRemappable):
                 "decoder_attention_mask and decoder_causal_attention were both given; expected at most one, "
                 "since each says who may see whom."
             )
+        valid = None if step is not None or decode else _known(decoder_valid, decoder_target_tokens, self.padding_id)
         if step is not None:
             mask = _step_mask(step, decoder_causal_attention)
         elif decode:
@@ -268,8 +321,8 @@ class DecoderOnly(nn.Module, ParameterRemappable):
         elif decoder_attention_mask is not None:
             mask = decoder_attention_mask
         else:
-            targets = _require_targets(decoder_target_tokens)
-            mask = decoder_mask(targets, decoder_causal_attention, decoder_segment_ids)
+            targets = decoder_input_tokens if valid is not None else _require_targets(decoder_target_tokens)
+            mask = decoder_mask(targets, decoder_causal_attention, decoder_segment_ids, valid)
         return self.decoder(
             None,
             decoder_input_tokens,
@@ -282,7 +335,7 @@ class DecoderOnly(nn.Module, ParameterRemappable):
             max_decode_length=max_decode_length,
             prefill=prefill,
             prefill_lengths=prefill_lengths,
-            **({} if step is None else {"step": step}),
+            **_given(step=step, valid=valid),
             **kwargs,
         )
 
@@ -293,10 +346,12 @@ class EncoderOnly(nn.Module, ParameterRemappable):
     Attributes:
       encoder_factory: makes the encoder; called with `shared_token_embedder=None`.
       scan_layers: tells others that the layers are scanned.
+      padding_id: the id that is padding where a call does not say which tokens are valid. None: no id is.
     """
 
     encoder_factory: Callable[..., nn.Module]
     scan_layers: bool = False
+    padding_id: int | None = 0
 
     def setup(self) -> None:
         self.encoder = self.encoder_factory(shared_token_embedder=None)
@@ -308,15 +363,19 @@ class EncoderOnly(nn.Module, ParameterRemappable):
         encoder_positions: Int[Array, "B T"] | None = None,
         *,
         enable_dropout: bool = True,
+        encoder_valid: Bool[Array, "B T"] | None = None,
+        token_types: Int[Array, "B T"] | None = None,
     ) -> Float[Array, "B T D"]:
-        """Hidden states `[B T D]` for token ids; 0 is padding."""
-        mask = encoder_mask(encoder_input_tokens, encoder_segment_ids)
+        """Hidden states `[B T D]` for token ids; `encoder_valid` says which are real, if not all but `padding_id`."""
+        valid = _known(encoder_valid, encoder_input_tokens, self.padding_id)
+        mask = encoder_mask(encoder_input_tokens, encoder_segment_ids, valid)
         return self.encoder(
             encoder_input_tokens,
             encoder_positions,
             mask,
             segment_ids=encoder_segment_ids,
             enable_dropout=enable_dropout,
+            **_given(valid=valid, token_types=token_types),
         )
 
 

@@ -1,6 +1,5 @@
 """Dense projections along any axes, and the feed-forward block made of them."""
 
-import difflib
 import functools
 import math
 import operator
@@ -15,6 +14,7 @@ from flax.linen import partitioning as flax_partitioning
 from jaxtyping import Int, Shaped
 
 from flaxformer import activation_partitioning
+from flaxformer.components.activations import resolve_activation
 from flaxformer.components.calling import call_part
 from flaxformer.retired import refuse_retired
 from flaxformer.step import Step
@@ -112,7 +112,8 @@ class MlpBlock(nn.Module):
     Attributes:
       use_bias: biases on all projections.
       intermediate_dim: width F of the hidden layer.
-      activations: one per branch: a name in `flax.linen`, "linear" for the identity, or a function.
+      activations: one per branch: a name in `flax.linen` (there `gelu` is the tanh approximation) or in
+        `flaxformer.components.activations`, "linear" for the identity, or a function.
       kernel_init: of every kernel.
       wi_fused_kernel_init: of the fused kernel, which has shape `[D n F]`. None: `kernel_init`.
       bias_init: of every bias.
@@ -195,9 +196,9 @@ class MlpBlock(nn.Module):
         """
         self._refuse_retired()
         step = step or Step.from_keywords(decode, prefill, prefill_lengths)
-        activations = [_resolve_activation(a) for a in self.activations]
+        functions = [resolve_activation(a) for a in self.activations]
         branches = self._given_branches(inputs) if self.precomputed_intermediates else self._project(inputs)
-        branches = [activation(branch) for activation, branch in zip(activations, branches, strict=True)]
+        branches = [function(branch) for function, branch in zip(functions, branches, strict=True)]
         if self.intermediate_conv is not None:
             branches[0] = call_part(self.intermediate_conv, branches[0], step=step)
         hidden = functools.reduce(operator.mul, branches)  # [*batch F]
@@ -304,20 +305,3 @@ def _normalize_axes(axes: tuple[int, ...], rank: int) -> tuple[int, ...]:
             f"axis is {axes} for inputs of rank {rank}; expected distinct axes between {-rank} and {rank - 1}."
         )
     return normalized
-
-
-def _resolve_activation(activation: str | Activation) -> Activation:
-    if activation == "linear":
-        return lambda x: x
-    if isinstance(activation, str):
-        function = getattr(nn, activation, None)
-        if function is None:
-            near = difflib.get_close_matches(
-                activation, [n for n in dir(nn) if n.islower() and not n.startswith("_")], n=3
-            )
-            hint = f"Did you mean {', '.join(near)}?" if near else "A function is taken as well."
-            raise ValueError(f"unknown activation {activation!r}; expected 'linear' or a name in flax.linen. {hint}")
-        return function
-    if not callable(activation):
-        raise ValueError(f"activation {activation!r} is neither a name nor a function; write 'gelu' or a function.")
-    return activation

@@ -7,7 +7,9 @@ import numpy as np
 from flaxformer.types import Array, DType, Initializer, PRNGKey, Shape
 
 
-def sinusoidal(min_scale: float = 1.0, max_scale: float = 10000.0, dtype: DType = jnp.float32) -> Initializer:
+def sinusoidal(
+    min_scale: float = 1.0, max_scale: float = 10000.0, dtype: DType = jnp.float32, reach_last: bool = True
+) -> Initializer:
     """The fixed table of sines and cosines that encodes absolute positions.
 
     Row t holds `sin(t·d_j)` in its first half and `cos(t·d_j)` in its second, with frequencies `d_j` falling
@@ -17,6 +19,8 @@ def sinusoidal(min_scale: float = 1.0, max_scale: float = 10000.0, dtype: DType 
       min_scale: the frequency of the first column.
       max_scale: the longest timescale, in tokens per radian, for `min_scale=1`.
       dtype: float32.
+      reach_last: whether the last column has the slowest frequency; else the fall stops one column short of it, as in
+        section 3.5 of the paper.
 
     Returns:
       An initializer of shape `[L D]` that ignores its key.
@@ -40,7 +44,8 @@ def sinusoidal(min_scale: float = 1.0, max_scale: float = 10000.0, dtype: DType 
             )
         length, features = shape
         half = features // 2
-        frequencies = min_scale * np.exp(np.arange(half) * -np.log(max_scale / min_scale) / (half - 1))  # [half]
+        steps = half - 1 if reach_last else half
+        frequencies = min_scale * np.exp(np.arange(half) * -np.log(max_scale / min_scale) / steps)  # [half]
         angles = np.arange(length)[:, None] * frequencies  # [L half]
         table = np.zeros((length, features), np.float32)
         table[:, :half] = np.sin(angles)

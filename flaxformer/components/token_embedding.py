@@ -30,6 +30,7 @@ class Embed(nn.Module, Embedder[Array]):
         tables that are sharded over their rows.
       axes: logical names of the table's axes.
       input_axis_names: logical names of the ids' axes, for sharding.
+      scale: a factor on what is read, such as √D; `attend` does not know it.
 
     >>> import jax
     >>> embed = Embed(num_embeddings=5, features=3)
@@ -47,6 +48,7 @@ class Embed(nn.Module, Embedder[Array]):
     one_hot: bool = False
     axes: Sequence[str] = ("vocab", "embed")
     input_axis_names: Sequence[str] = ("batch", "length")
+    scale: float | None = None
 
     def setup(self) -> None:
         self.embedding = partitioning.param_with_axes(
@@ -80,15 +82,18 @@ class Embed(nn.Module, Embedder[Array]):
         names = self.input_axis_names if input_axis_names is None else input_axis_names
         if not self.one_hot:
             # Rows are cast after reading: casting the table costs V rows, this costs as many as there are ids.
-            return self._constrained(self.embedding[ids].astype(self.dtype), names, 1)
+            return self._constrained(self._scaled(self.embedding[ids].astype(self.dtype)), names, 1)
         rows = nn.one_hot(ids, self.num_embeddings, dtype=self.dtype)  # [*ids V]
         rows = self._constrained(rows, names, 0)
-        return self._constrained(rows @ self.embedding.astype(self.dtype), names, 1)
+        return self._constrained(self._scaled(rows @ self.embedding.astype(self.dtype)), names, 1)
 
     def attend(self, query: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
         """Scores `query` against every row: `query @ embedding.T`, as tied output logits need."""
         table = self.embedding.astype(self.attend_dtype or self.dtype)
         return jnp.einsum("...d,vd->...v", query, table)
+
+    def _scaled(self, x: Array) -> Array:
+        return x if self.scale is None else x * jnp.asarray(self.scale, x.dtype)
 
     def _constrained(self, x: Array, names: Sequence[str] | None, axis: int) -> Array:
         if names is None or not self.axes:

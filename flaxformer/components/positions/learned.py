@@ -21,12 +21,15 @@ class PositionEmbed(nn.Module, EmbedderWithDecode[Array]):
       features: width D of the table.
       dtype: accepted for old configurations; the result is float32 always.
       embedding_init: initializer of the table.
+      offset: rows in front of that of position 0, so that the table has `offset + num_embeddings` of them. Published
+        tables keep such rows; position -1, which padding has in some models, reads the last of them.
     """
 
     num_embeddings: int
     features: int
     dtype: DType = jnp.float32
     embedding_init: Initializer = default_embed_init
+    offset: int = 0
 
     @nn.compact
     def __call__(
@@ -50,10 +53,10 @@ class PositionEmbed(nn.Module, EmbedderWithDecode[Array]):
         table = partitioning.param_with_axes(
             "pos_embedding",
             self.embedding_init,
-            (self.num_embeddings, self.features),
+            (self.num_embeddings + self.offset, self.features),
             jnp.float32,
             axes=("abspos_buckets", "embed"),
         )
         if decode:
-            return jnp.take(table, next_position(self), axis=0)[:, None, :]  # [#B 1 D]
-        return jnp.take(table, checked_ids(inputs), axis=0)
+            return jnp.take(table, next_position(self) + jnp.uint32(self.offset), axis=0)[:, None, :]  # [#B 1 D]
+        return jnp.take(table, checked_ids(inputs) + self.offset, axis=0)
