@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from flaxformer.components.positions.rotary_scaling import RotaryScaling
 from flaxformer.components.positions.scheme import PositionScheme
 from flaxformer.types import Array
 
@@ -38,6 +39,7 @@ class Rotary(PositionScheme):
       min_timescale: the same for the fastest pair.
       fraction: share of the features of a head that rotate, the leading ones; the rest pass unchanged.
       interleaved: pairs are adjacent features instead of halves.
+      scaling: how speeds change for contexts longer than those trained on, for example `Llama3Scaling(factor=8)`.
 
     >>> x = jnp.ones([1, 2, 1, 4])
     >>> y = Rotary().rotate(x, jnp.array([[0, 5]]))
@@ -49,6 +51,7 @@ class Rotary(PositionScheme):
     min_timescale: float = 1.0
     fraction: float = 1.0
     interleaved: bool = False
+    scaling: RotaryScaling | None = None
 
     def rotate(self, x: Float[Array, "*B T N H"], positions: Int[Array, "*#B T"]) -> Float[Array, "*B T N H"]:
         """Turns `x` by `positions`; shape and type stay.
@@ -63,11 +66,17 @@ class Rotary(PositionScheme):
             min_timescale=self.min_timescale,
             max_timescale=self.max_timescale,
             interleaved=self.interleaved,
+            scaling=self.scaling,
         )
 
 
-def rotary_frequencies(features: int, min_timescale: float = 1.0, max_timescale: float = 10000.0) -> np.ndarray:
-    """How fast each pair of features turns: `[features/2]` float32, radians per position.
+def rotary_frequencies(
+    features: int,
+    min_timescale: float = 1.0,
+    max_timescale: float = 10000.0,
+    scaling: RotaryScaling | None = None,
+) -> np.ndarray:
+    """How fast each pair of features turns: `[features/2]` float32, radians per position, after `scaling`.
 
     Raises:
       ValueError: when `features` is odd.
@@ -81,14 +90,20 @@ def rotary_frequencies(features: int, min_timescale: float = 1.0, max_timescale:
             "Change head_dim, or the fraction of it that rotates."
         )
     exponents = np.arange(0, features, 2) / max(features, 1)
-    return (1.0 / (min_timescale * (max_timescale / min_timescale) ** exponents)).astype(np.float32)
+    frequencies = 1.0 / (min_timescale * (max_timescale / min_timescale) ** exponents)
+    return (frequencies if scaling is None else scaling.scale(frequencies)).astype(np.float32)
 
 
 def rotary_angles(
-    positions: Int[Array, "*B T"], features: int, min_timescale: float = 1.0, max_timescale: float = 10000.0
+    positions: Int[Array, "*B T"],
+    features: int,
+    min_timescale: float = 1.0,
+    max_timescale: float = 10000.0,
+    scaling: RotaryScaling | None = None,
 ) -> Float[Array, "*B T half"]:
     """The angle of each pair at each position, float32."""
-    return positions[..., None].astype(jnp.float32) * rotary_frequencies(features, min_timescale, max_timescale)
+    frequencies = rotary_frequencies(features, min_timescale, max_timescale, scaling)
+    return positions[..., None].astype(jnp.float32) * frequencies
 
 
 def rotate(
@@ -99,6 +114,7 @@ def rotate(
     min_timescale: float = 1.0,
     max_timescale: float = 10000.0,
     interleaved: bool = False,
+    scaling: RotaryScaling | None = None,
 ) -> Float[Array, "*B T N H"]:
     """Turns the leading `rotated` features of `x` by `positions`.
 
@@ -109,6 +125,7 @@ def rotate(
       min_timescale: of the fastest pair.
       max_timescale: of the slowest pair.
       interleaved: pairs are adjacent features instead of halves.
+      scaling: of the speeds, and of the magnitude of what is turned.
 
     Returns:
       As `x` in shape and type. The arithmetic is done in float32.
@@ -123,8 +140,10 @@ def rotate(
             f"{rotated} features of a head are to rotate; expected between 0 and its size {features}. "
             "Choose a fraction between 0 and 1."
         )
-    angles = rotary_angles(positions, rotated, min_timescale, max_timescale)[..., None, :]  # [#B T 1 R/2]
+    angles = rotary_angles(positions, rotated, min_timescale, max_timescale, scaling)[..., None, :]  # [#B T 1 R/2]
     sin, cos = jnp.sin(angles), jnp.cos(angles)
+    if scaling is not None and scaling.magnitude != 1:
+        sin, cos = sin * scaling.magnitude, cos * scaling.magnitude
     turning, rest = x[..., :rotated].astype(jnp.float32), x[..., rotated:]
     first, second = _unpaired(turning, interleaved)
     turned = _paired(first * cos - second * sin, second * cos + first * sin, interleaved).astype(x.dtype)
