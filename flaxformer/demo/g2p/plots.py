@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from flaxformer.demo.g2p.dictionary import Pronunciation
-from flaxformer.extras import require
+from flaxformer.visualize import heat_map
 
 
 def attention_heat_map(
@@ -35,16 +35,14 @@ def attention_heat_map(
             f"weights has shape {weights.shape}; expected {expected} for {len(pronunciation)} phonemes and "
             f"{len(word)} letters, each with an end of sequence."
         )
-    figure_module = require("matplotlib.figure", extra="train")  # without pyplot: no window, no global state
-    figure = figure_module.Figure(figsize=(2 + 0.5 * expected[1], 1.4 + 0.42 * expected[0]), layout="constrained")
-    axes = figure.add_subplot()
-    image = axes.imshow(weights, cmap="viridis", vmin=0.0, aspect="auto")
-    axes.set_xticks(range(expected[1]), [*word, "end"], fontsize=14)
-    axes.set_yticks(range(expected[0]), [*pronunciation, "end"], fontsize=14)
-    axes.set_xlabel("letters read", fontsize=13)
-    axes.set_ylabel("phonemes written", fontsize=13)
-    axes.set_title(f"Cross-attention for “{word}”", fontsize=15)
-    figure.colorbar(image, ax=axes, label="attention weight, mean over heads")
+    figure = heat_map(
+        weights,
+        [*pronunciation, "end"],
+        [*word, "end"],
+        title=f"Cross-attention for “{word}”, mean over heads",
+        query_name="phonemes written",
+        key_name="letters read",
+    )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
