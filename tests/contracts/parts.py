@@ -12,7 +12,7 @@ import numpy as np
 from flaxformer.architectures.layers import DecoderLayer, EncoderLayer, PostNorm
 from flaxformer.architectures.t5.parallel_fused_decoder import ParallelFusedDecoderLayer
 from flaxformer.components import convolution, dense, embedding, layer_norm, relative_position_biases
-from flaxformer.components.attention import dense_attention
+from flaxformer.components.attention import dense_attention, masks
 from flaxformer.components.positions.rotary import Rotary
 from tests.contracts import models
 
@@ -66,6 +66,9 @@ ATTENTION_FIELDS = {
     "rotary_embedding_max_timescale": (50.0, {"use_rotary_embedding": True}),
     "split_head_kernel": True,
     "positions": Rotary(),
+    "q_norm": nn.RMSNorm(),
+    "k_norm": nn.RMSNorm(),
+    "reach": masks.Window(left=1, right=0),
 }
 
 

@@ -135,6 +135,14 @@ def dot_product_attention_queries_per_head(
     return attended.reshape(*batch, length, kv_heads, groups, value.shape[-1]).astype(out_dtype)
 
 
+for _function in (
+    dot_product_attention_multihead,
+    dot_product_attention_multiquery,
+    dot_product_attention_queries_per_head,
+):
+    _function.takes_lazy_bias = True  # pyright: ignore[reportFunctionMemberAccess]  (layers read it)
+
+
 def _causal_bias(
     q_len: int, k_len: int, offset: tuple[int, int] | None = None, mask_to_bias_factor: float = 1e6
 ) -> Float[Array, "T S"]:
@@ -154,7 +162,7 @@ def _check_chunk(name: str, length: int, chunk: int) -> None:
 
 def _block(length: int, chunk: int) -> int | None:
     """The chunk size, or the kernel's own choice where that is smaller."""
-    return min(length, chunk) if chunk < plan.BLOCK else None
+    return min(length, chunk) if chunk < plan.block_size() else None
 
 
 def _flat_bias(bias: Array | None, batch: list[int], scores: tuple[int, int, int, int]) -> ArrayBias | None:
