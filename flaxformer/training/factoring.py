@@ -20,6 +20,7 @@ import optax
 from flax import traverse_util
 from optax import FactoredState
 
+from flaxformer.training.parameter_map import HParamMap, path_of
 from flaxformer.types import Array
 
 
@@ -61,7 +62,10 @@ def roles(axes: Sequence[str | None], rules: FactorRules, path: str) -> tuple[Fa
       rules: axis name -> role, or its name.
       path: the parameter, for messages.
     """
-    found = [_role(axis, rules, path) for axis in axes]
+    return _as_matrix([_role(axis, rules, path) for axis in axes], path, axes)
+
+
+def _as_matrix(found: Sequence[FactorDim], path: str, axes: Sequence[str | None]) -> tuple[FactorDim, ...]:
     matrix = {FactorDim.ROW, FactorDim.COLUMN}
     if not matrix <= set(found):
         return tuple(FactorDim.NONE if role in matrix else role for role in found)
@@ -74,10 +78,14 @@ def roles(axes: Sequence[str | None], rules: FactorRules, path: str) -> tuple[Fa
     return tuple(found)
 
 
-def _role(axis: str | None, rules: FactorRules, path: str) -> FactorDim:
-    role = FactorDim.NONE if axis is None else rules.get(axis)
+def _spelled(role: FactorDim | str | None) -> FactorDim | None:
     if isinstance(role, str):
-        role = FactorDim(_SPELLINGS[role.lower()]) if role.lower() in _SPELLINGS else None
+        return FactorDim(_SPELLINGS[role.lower()]) if role.lower() in _SPELLINGS else None
+    return role
+
+
+def _role(axis: str | None, rules: FactorRules, path: str) -> FactorDim:
+    role = FactorDim.NONE if axis is None else _spelled(rules.get(axis))
     if role is None:
         raise ValueError(
             f"{path} has the axis {axis!r}, and logical_factor_rules gives it {rules.get(axis or '')!r}; expected one "
@@ -133,16 +141,52 @@ def factorings(
                 "Pass logical_axes made from this model's params_axes."
             )
         by_axis = roles(axes, rules, path) if axes else ()
-        if param.ndim <= 2 and FactorDim.BATCH not in by_axis:
-            return _largest_axes(param.shape, min_dim_size_to_factor if factored else np.inf)
-        rows, columns, batch = (
-            tuple(i for i, found in enumerate(by_axis) if found is role)
-            for role in (FactorDim.ROW, FactorDim.COLUMN, FactorDim.BATCH)
-        )
-        averaged = tuple(i for i in range(param.ndim) if i not in batch)
-        return Factoring(rows, columns, averaged) if factored else Factoring((), (), averaged)
+        return _factoring(param.shape, by_axis, min_dim_size_to_factor if factored else np.inf, factored)
 
     return jax.tree_util.tree_map_with_path(treat, params)
+
+
+def factorings_by_path(params: Any, factor_map: HParamMap | None, min_dim_size_to_factor: float = 128) -> Any:
+    """As `factorings`, by rules over the paths of parameters.
+
+    Args:
+      params: the parameters.
+      factor_map: parameter -> a role per axis, or None for the two largest axes; None means that for all.
+      min_dim_size_to_factor: smallest size of both axes of a factored matrix of rank 2.
+
+    Raises:
+      ValueError: for a parameter that no rule matches, and for other than one role per axis.
+    """
+
+    def treat(key_path: Any, param: Array) -> Factoring:
+        path = path_of(key_path)
+        rule = None if factor_map is None else factor_map[path]
+        if rule is None:
+            return _largest_axes(param.shape, min_dim_size_to_factor)
+        found = [_spelled(role) for role in rule]
+        if len(found) != param.ndim or None in found:
+            raise ValueError(
+                f"factor_map gives {path} of shape {param.shape} the roles {tuple(rule)}; expected {param.ndim} of "
+                f"{', '.join(_SPELLINGS)}, one per axis, or None. Correct the rule."
+            )
+        known = [role for role in found if role is not None]
+        return _factoring(param.shape, _as_matrix(known, path, (None,) * len(known)), min_dim_size_to_factor)
+
+    return jax.tree_util.tree_map_with_path(treat, params)
+
+
+def _factoring(
+    shape: Sequence[int], by_axis: Sequence[FactorDim], min_dim_size_to_factor: float, factored: bool = True
+) -> Factoring:
+    """By size for rank 2 or less without a batch axis, else by role."""
+    if len(shape) <= 2 and FactorDim.BATCH not in by_axis:
+        return _largest_axes(shape, min_dim_size_to_factor)
+    rows, columns, batch = (
+        tuple(i for i, found in enumerate(by_axis) if found is role)
+        for role in (FactorDim.ROW, FactorDim.COLUMN, FactorDim.BATCH)
+    )
+    averaged = tuple(i for i in range(len(shape)) if i not in batch)
+    return Factoring(rows, columns, averaged) if factored else Factoring((), (), averaged)
 
 
 def scale_by_factored_rms(
@@ -203,13 +247,39 @@ def clip_by_rms(treat: Treat, threshold: float) -> optax.GradientTransformation:
     return optax.stateless(lambda updates, params: jax.tree.map(clip, updates, treat(updates)))
 
 
-def scale_by_param_rms(treat: Treat, minimum: float) -> optax.GradientTransformation:
-    """Multiplies each update by `max(minimum, rms of the parameter)`, for each layer of a stack by itself."""
+def scale_by_param_rms(
+    treat: Treat, minimum: float, maximum: float | None = None, which: HParamMap | bool = True
+) -> optax.GradientTransformation:
+    """Multiplies each update by `max(minimum, rms of the parameter)`, for each layer of a stack by itself.
 
-    def scale(update: Array, param: Array, how: Factoring) -> Array:
-        return update * jnp.maximum(minimum, _rms(param, how))
+    Args:
+      treat: as for `scale_by_factored_rms`.
+      minimum: least scale.
+      maximum: largest scale; no limit when None.
+      which: the parameters whose updates are scaled.
+    """
 
-    return optax.stateless(lambda updates, params: jax.tree.map(scale, updates, params, treat(params)))
+    def scale(update: Array, param: Array, how: Factoring, scaled: bool) -> Array:
+        return update * jnp.clip(_rms(param, how), minimum, maximum) if scaled else update
+
+    def chosen(params: Any) -> Any:
+        return which(params) if isinstance(which, HParamMap) else jax.tree.map(lambda _: which, params)
+
+    return optax.stateless(lambda updates, params: jax.tree.map(scale, updates, params, treat(params), chosen(params)))
+
+
+def skip_not_a_number(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """`optimizer`, where entries of parameters and statistics that would become NaN keep their old value."""
+
+    def kept(new: Any, old: Any) -> Any:
+        return jnp.where(jnp.isnan(new), old, new) if jnp.issubdtype(jnp.result_type(new), jnp.floating) else new
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        updates, new_state = optimizer.update(updates, state, params)
+        updates = jax.tree.map(lambda x: jnp.where(jnp.isnan(x), jnp.zeros_like(x), x), updates)
+        return updates, jax.tree.map(kept, new_state, state)
+
+    return optax.GradientTransformation(optimizer.init, update)
 
 
 def _rms(x: Array, how: Factoring) -> Array:

@@ -10,19 +10,24 @@ True
 """
 
 import functools
-from collections.abc import Mapping
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 from flax.linen import partitioning
 
+from flaxformer.errors import WrongTypeError
 from flaxformer.training import factoring
 from flaxformer.training.factoring import FactorRules, standard_logical_factor_rules
+from flaxformer.training.parameter_map import HParamMap, path_of
 from flaxformer.training.schedules import Schedule
 from flaxformer.types import DType
 
-__all__ = ["adafactor", "adamw", "clip_and_accumulate", "logical_axes", "standard_logical_factor_rules"]
+__all__ = ["adafactor", "adamw", "clip_and_accumulate", "logical_axes", "partitioned", "standard_logical_factor_rules"]
 
 Transformation = optax.GradientTransformation
 LogicalAxes = Any
@@ -39,7 +44,7 @@ def adafactor(
     learning_rate: float | Schedule | None = None,
     *,
     factored: bool = True,
-    multiply_by_parameter_scale: bool = True,
+    multiply_by_parameter_scale: bool | HParamMap = True,
     beta1: float | None = None,
     decay_rate: float = 0.8,
     step_offset: int = 0,
@@ -54,13 +59,17 @@ def adafactor(
     accumulate_steps: int = 1,
     logical_factor_rules: FactorRules | None = None,
     logical_axes: LogicalAxes | None = None,
+    factor_map: HParamMap | None = None,
+    max_parameter_scale: float | None = None,
+    skip_nan_updates: bool = False,
 ) -> Transformation:
     """Adafactor: the second moment of a matrix from one row and one column, steps relative to the parameter's size.
 
     Args:
       learning_rate: relative step size, or a schedule of it.
       factored: keep a row and a column of statistics instead of a matrix.
-      multiply_by_parameter_scale: multiply updates by the root mean square of the parameter.
+      multiply_by_parameter_scale: multiply updates by the root mean square of the parameter; of those that an
+        `HParamMap` says.
       beta1: momentum; none when None.
       decay_rate: exponent of the decay of the second moment, `β₂ = 1 - (t + 1)^-decay_rate`.
       step_offset: subtracted from `t`, for fine-tuning.
@@ -77,20 +86,36 @@ def adafactor(
         `standard_logical_factor_rules`.
       logical_axes: axis names of the parameters, needed with the rules: see `logical_axes`.
 
+      factor_map: parameter -> a role per axis, by regular expressions: see `factoring.factorings_by_path`. Excludes
+        `logical_factor_rules`.
+      max_parameter_scale: largest scale of a parameter; no limit when None.
+      skip_nan_updates: entries of parameters and statistics that would become NaN keep their old value.
+
     Raises:
-      ValueError: for rules without axis names.
+      ValueError: for rules without axis names, for a map with `factored=False` or beside rules, and for maps of
+        another type.
 
     Source: Shazeer and Stern 2018, https://arxiv.org/abs/1804.04235. By `optax.adafactor`'s parts, except along
     logical axes.
     """
-    if logical_factor_rules is None:
+    _check_maps(factored, factor_map, logical_factor_rules, multiply_by_parameter_scale)
+    plain = isinstance(multiply_by_parameter_scale, bool) and max_parameter_scale is factor_map is None
+    if logical_factor_rules is None and plain:
         scaled = [optax.scale_by_factored_rms(factored, decay_rate, step_offset, min_dim_size_to_factor, epsilon1)]
         clip, scale_by_param = optax.clip_by_block_rms, optax.scale_by_param_block_rms
     else:
-        treat = _by_logical_axes(logical_axes, logical_factor_rules, factored, min_dim_size_to_factor)
+        if logical_factor_rules is not None:
+            treat = _by_logical_axes(logical_axes, logical_factor_rules, factored, min_dim_size_to_factor)
+        else:
+            smallest = min_dim_size_to_factor if factored else float("inf")
+            treat = functools.partial(
+                factoring.factorings_by_path, factor_map=factor_map, min_dim_size_to_factor=smallest
+            )
         scaled = [factoring.scale_by_factored_rms(treat, decay_rate, step_offset, epsilon1)]
         clip = functools.partial(factoring.clip_by_rms, treat)
-        scale_by_param = functools.partial(factoring.scale_by_param_rms, treat)
+        scale_by_param = functools.partial(
+            factoring.scale_by_param_rms, treat, maximum=max_parameter_scale, which=multiply_by_parameter_scale
+        )
     decay = _weight_decay(weight_decay_rate, weight_decay_rate_lr_exponent, learning_rate)
     parts = scaled + [
         clip(clipping_threshold) if clipping_threshold is not None else None,
@@ -101,7 +126,26 @@ def adafactor(
         optax.scale(-1),
     ]
     transformation = optax.chain(*(part for part in parts if part is not None))
+    if skip_nan_updates:
+        transformation = factoring.skip_not_a_number(transformation)
     return clip_and_accumulate(transformation, global_norm_clip_threshold, accumulate_steps)
+
+
+def _check_maps(factored: bool, factor_map: Any, rules: FactorRules | None, scaled: Any) -> None:
+    for name, value, kinds in (
+        ("factor_map", factor_map, (HParamMap, type(None))),
+        ("multiply_by_parameter_scale", scaled, (HParamMap, bool)),
+    ):
+        if not isinstance(value, kinds):
+            raise WrongTypeError(
+                f"{name} is a {type(value).__name__}; expected one of {', '.join(k.__name__ for k in kinds)}. "
+                "Write HParamMap(((regular expression, value), ...)) for values by parameter."
+            )
+    if factor_map is not None and (not factored or rules is not None):
+        raise ValueError(
+            f"factor_map was given with factored={factored} and logical_factor_rules={rules}; expected factored=True "
+            "and no rules: a map says how each parameter is factored. Leave one of them out."
+        )
 
 
 def _by_logical_axes(axes: LogicalAxes | None, rules: FactorRules, factored: bool, smallest: int) -> factoring.Treat:
@@ -150,6 +194,70 @@ def adamw(
         learning_rate, b1=b1, b2=b2, eps=epsilon, weight_decay=weight_decay, mask=weight_decay_mask
     )
     return clip_and_accumulate(transformation, global_norm_clip_threshold, accumulate_steps)
+
+
+Selector = str | Sequence[str] | Callable[[str, Any], bool]
+
+
+def partitioned(
+    parts: Sequence[tuple[Selector, Transformation | Callable[..., Transformation]]],
+    logical_axes: LogicalAxes | None = None,
+) -> Transformation:
+    """An optimizer per subset of the parameters; parameters in none of them stay as they are, without statistics.
+
+    Args:
+      parts: pairs of a selector and an optimizer, or a function that returns one, which is told `logical_axes` where
+        it has an argument of that name. A selector is a regular expression that the whole path matches, several of
+        them, or a function `(path, parameter) -> bool`; paths are joined by '/'.
+      logical_axes: axis names of the parameters.
+
+    Raises:
+      ValueError: when a parameter is selected more than once, and when a selector selects none.
+
+    >>> only = partitioned([(r".*/bias", optax.sgd(1.0))])
+    >>> params = {"a": {"bias": 1.0, "kernel": 1.0}}
+    >>> optax.apply_updates(params, only.update(params, only.init(params), params)[0])
+    {'a': {'bias': Array(0., dtype=float32...), 'kernel': Array(1., dtype=float32...)}}
+    """
+    chosen = {str(number): told(optimizer, lambda: logical_axes) for number, (_, optimizer) in enumerate(parts)}
+
+    def label(keys: Any, param: Any) -> str:
+        found = [str(number) for number, (selector, _) in enumerate(parts) if _selects(selector, path_of(keys), param)]
+        if len(found) > 1:
+            raise ValueError(
+                f"the parameter {path_of(keys)} is selected by the parts {', '.join(found)}; expected at most one. "
+                "Make the selectors exclude each other."
+            )
+        return found[0] if found else "frozen"
+
+    def labels(params: Any) -> Any:
+        given = jax.tree_util.tree_map_with_path(label, params)
+        unused = sorted(chosen.keys() - set(jax.tree.leaves(given)))
+        if unused:
+            raise ValueError(
+                f"the selectors {[parts[int(number)][0] for number in unused]} select no parameter; expected each to "
+                "select at least one. They match whole paths, such as 'encoder/encoder_norm/scale'."
+            )
+        return given
+
+    return optax.partition({**chosen, "frozen": optax.set_to_zero()}, labels)
+
+
+def told(
+    optimizer: Transformation | Callable[..., Transformation], find_axes: Callable[[], LogicalAxes | None]
+) -> Transformation:
+    """`optimizer`, or what it returns as a function, which is told `logical_axes` if it has such an argument."""
+    if not callable(optimizer):
+        return optimizer
+    wants_axes = "logical_axes" in inspect.signature(optimizer).parameters
+    return optimizer(logical_axes=find_axes()) if wants_axes else optimizer()
+
+
+def _selects(selector: Selector, path: str, param: Any) -> bool:
+    if callable(selector):
+        return selector(path, param)
+    patterns = [selector] if isinstance(selector, str) else selector
+    return any(re.fullmatch(pattern, path) for pattern in patterns)
 
 
 def clip_and_accumulate(

@@ -21,6 +21,7 @@ import numpy as np
 
 from flaxformer.training import checkpoints, sources
 from flaxformer.training.batches import Batch
+from flaxformer.training.initial import InitialCheckpoint
 from flaxformer.training.progress import Progress
 from flaxformer.training.records import Recorder
 from flaxformer.training.state import Optimizer, TrainState, initializer
@@ -60,6 +61,8 @@ def train(
     seed: int = 0,
     tensorboard: bool = True,
     progress: bool = True,
+    init_from: InitialCheckpoint | str | os.PathLike | None = None,
+    stop_when_not_finite: bool = True,
 ) -> Outcome:
     """Trains `model` up to step `steps`, going on from the latest checkpoint in `run_dir`.
 
@@ -79,6 +82,9 @@ def train(
       seed: of the parameters and of dropout. The data has its own.
       tensorboard: also record for TensorBoard.
       progress: show a bar, or lines where the output is no terminal.
+      init_from: a checkpoint, in any of the forms of `flaxformer.weights.t5x`, whose parameters the run starts from
+        while `run_dir` has none; a path, or more about it.
+      stop_when_not_finite: raise `NonFiniteError` instead of going on.
 
     Returns:
       The final state and the last metrics.
@@ -91,8 +97,12 @@ def train(
     start = max(checkpoints.steps(run_dir), default=0)
     first, batches = _peek(sources.training_batches(train_data, start), start)
     create, optimizer = initializer(model, optimizer, first, seed)
-    state = checkpoints.restore(run_dir, jax.eval_shape(create)).state if start else create()
-    running = _Running(make_train_step(model.apply, optimizer, loss), state)
+    if start or init_from is None:
+        state = checkpoints.restore(run_dir, jax.eval_shape(create)).state if start else create()
+    else:
+        given = init_from if isinstance(init_from, InitialCheckpoint) else InitialCheckpoint(init_from)
+        state = given.into(model, create(), optimizer)
+    running = _Running(make_train_step(model.apply, optimizer, loss), state, stop_when_not_finite)
     eval_step = jax.jit(make_eval_step(model.apply, loss))
     metrics: dict[str, float] = {}
     with contextlib.ExitStack() as stack:
@@ -171,8 +181,9 @@ class _Running:
       state: after the steps started so far.
     """
 
-    def __init__(self, train_step: Callable[..., Any], state: TrainState):
+    def __init__(self, train_step: Callable[..., Any], state: TrainState, stop_when_not_finite: bool = True):
         self.state = state
+        self._stop = stop_when_not_finite
         self._step = jax.jit(train_step, donate_argnums=0)
         self._shapes: set[Any] = set()
         self._metrics: list[Any] = []
@@ -205,7 +216,7 @@ class _Running:
         tokens = sum(float(each["tokens"]) for each, timed in zip(metrics, self._timed, strict=True) if timed)
         first = step - len(metrics) + 1
         self._metrics, self._timed = [], []
-        for number, each in enumerate(metrics, first):
+        for number, each in enumerate(metrics if self._stop else [], first):
             _check_finite(number, each, run_dir)
         return mean_metrics(metrics) | {"seconds": seconds, "tokens_per_second": tokens / max(seconds, 1e-9)}
 

@@ -1,7 +1,6 @@
 """What training carries from step to step."""
 
 import functools
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,7 +12,7 @@ import optax
 from jaxtyping import Int, Key
 
 from flaxformer.training.batches import Batch, module_inputs
-from flaxformer.training.optimizers import logical_axes
+from flaxformer.training.optimizers import logical_axes, told
 from flaxformer.types import Array
 
 Optimizer = optax.GradientTransformation | Callable[..., optax.GradientTransformation]
@@ -78,9 +77,7 @@ def initializer(
         return model.init({"params": key}, *arguments, **keywords, enable_dropout=False)
 
     if callable(optimizer):
-        wants_axes = "logical_axes" in inspect.signature(optimizer).parameters
-        axes = {"logical_axes": logical_axes(jax.eval_shape(init, params_key))} if wants_axes else {}
-        optimizer = optimizer(**axes)
+        optimizer = told(optimizer, lambda: logical_axes(jax.eval_shape(init, params_key)))
 
     @jax.jit
     def create(key: Key[Array, ""], dropout_key: Key[Array, ""]) -> TrainState:

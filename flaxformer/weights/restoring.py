@@ -36,6 +36,7 @@ def restore_params(
     dtype: Any = "float32",
     shardings: Any = None,
     batch: Mapping[str, Any] | None = None,
+    like: Params | None = None,
 ) -> Params:
     """The parameters of `model` from a T5X checkpoint.
 
@@ -54,6 +55,7 @@ def restore_params(
       dtype: of floating-point parameters; as stored when None.
       shardings: one sharding, or a tree of them like the parameters; the default device when None.
       batch: what the model is called with, for models that are not called with token ids of any length.
+      like: the model's parameters or their shapes, where they are known already.
 
     Returns:
       Nested dicts of `jax.Array`.
@@ -66,7 +68,7 @@ def restore_params(
     target = load_t5x_checkpoint(path, step, remap, lazy_parameters=True)["target"]
     for change in layouts:
         target = change(target)
-    expected = abstract_params(model, batch)
+    expected = abstract_params(model, batch) if like is None else like
     if assignment_map:
         target = apply_assignment_map({"target": target}, {"target": expected}, assignment_map).get("target", {})
     if dtype is not None:

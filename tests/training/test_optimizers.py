@@ -175,3 +175,90 @@ def test_rules_without_axis_names_say_where_to_get_them():
 def test_fewer_than_one_accumulated_step_is_refused():
     with pytest.raises(ValueError, match="accumulate_steps is 0; expected at least 1"):
         optimizers.adamw(0.1, accumulate_steps=0)
+
+
+def one_update(params, gradients, **arguments):
+    optimizer = optimizers.adafactor(0.1, clipping_threshold=None, **arguments)
+    return optimizer.update(gradients, optimizer.init(params), params)
+
+
+def test_the_scale_of_a_parameter_may_have_an_upper_bound():
+    params, gradients = {"small": jnp.full((2,), 0.5), "large": jnp.full((2,), 8.0)}, {"small": 1.0, "large": 1.0}
+    gradients = {name: jnp.ones((2,)) for name in params}
+    updates, _ = one_update(params, gradients, max_parameter_scale=2.0)
+    np.testing.assert_allclose(updates["small"], -0.1 * 0.5, rtol=1e-5)
+    np.testing.assert_allclose(updates["large"], -0.1 * 2.0, rtol=1e-5)
+
+
+def test_which_updates_are_scaled_may_go_by_path():
+    params = {"norm": {"scale": jnp.full((2,), 3.0)}, "wo": jnp.full((2,), 3.0)}
+    gradients = jax.tree.map(jnp.ones_like, params)
+    scaled = optimizers.HParamMap(((r"norm/", False), (r".*", True)))
+    updates, _ = one_update(params, gradients, multiply_by_parameter_scale=scaled)
+    np.testing.assert_allclose(updates["norm"]["scale"], -0.1, rtol=1e-5)
+    np.testing.assert_allclose(updates["wo"], -0.3, rtol=1e-5)
+
+
+def test_how_parameters_are_factored_may_go_by_path():
+    params = {"attention": jnp.ones((4, 2, 3)), "stack": jnp.ones((5, 4)), "wo": jnp.ones((4, 6))}
+    axes = {"attention": ("embed", "heads", "kv"), "stack": ("layers", "embed"), "wo": ("embed", "mlp")}
+    rules = (("attention", ("row", "column", "col")), ("stack", ("batch", "none")), ("wo", None))
+    gradients = jax.tree.map(lambda x: jax.random.normal(jax.random.key(x.size), x.shape), params)
+    updates, state = one_update(params, gradients, factor_map=optimizers.HParamMap(rules), min_dim_size_to_factor=4)
+    expected, expected_state = one_update(
+        params, gradients, logical_factor_rules=RULES, logical_axes=axes, min_dim_size_to_factor=4
+    )
+    jax.tree.map(np.testing.assert_array_equal, updates, expected)
+    jax.tree.map(np.testing.assert_array_equal, state, expected_state)
+
+
+def test_entries_that_would_become_nan_keep_their_value():
+    params = {"a": jnp.ones((3,)), "b": jnp.ones((2,))}
+    gradients = {"a": jnp.array([1.0, jnp.nan, 1.0]), "b": jnp.ones((2,))}
+    optimizer = optimizers.adafactor(
+        0.1, clipping_threshold=None, multiply_by_parameter_scale=False, skip_nan_updates=True
+    )
+    updates, state = jax.jit(optimizer.update)(gradients, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["a"], [-0.1, 0.0, -0.1], rtol=1e-5)
+    np.testing.assert_allclose(state[0].v["a"], [1.0, 0.0, 1.0])
+    assert state[0].count == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"factor_map": {"a": "row"}}, "factor_map is a dict; expected one of HParamMap, NoneType"),
+        (
+            {"multiply_by_parameter_scale": 1.0},
+            "multiply_by_parameter_scale is a float; expected one of HParamMap, bool",
+        ),
+        ({"factor_map": optimizers.HParamMap(()), "factored": False}, "factor_map was given with factored=False"),
+        ({"factor_map": optimizers.HParamMap(()), "logical_factor_rules": RULES}, "and no rules: a map says"),
+        (
+            {"factor_map": optimizers.HParamMap(((".", ("row", "up")),))},
+            r"the roles \('row', 'up'\); expected 2 of row",
+        ),
+        ({"factor_map": optimizers.HParamMap(((".", ("row",)),))}, r"kernel of shape \(2, 2\) the roles \('row',\)"),
+    ],
+)
+def test_maps_that_say_nothing_clear_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        one_update({"kernel": jnp.ones((2, 2))}, {"kernel": jnp.ones((2, 2))}, **arguments)
+
+
+def test_parts_of_the_parameters_have_their_own_optimizer_and_the_rest_stays():
+    params = {"a": {"bias": jnp.ones(2), "kernel": jnp.ones((2, 2))}, "b": {"kernel": jnp.ones((2, 2))}}
+    parts = [(["a/bias"], optax.sgd(1.0)), (lambda path, x: path.startswith("b/"), lambda: optax.sgd(0.5))]
+    optimizer = optimizers.partitioned(parts)
+    state = optimizer.init(params)
+    updates, _ = jax.jit(optimizer.update)(jax.tree.map(jnp.ones_like, params), state, params)
+    assert [float(x.ravel()[0]) for x in jax.tree.leaves(updates)] == [-1.0, 0.0, -0.5]
+    assert len(jax.tree.leaves(state)) == 0
+
+
+def test_selectors_that_overlap_or_select_nothing_are_refused():
+    params = {"a": jnp.ones(2)}
+    with pytest.raises(ValueError, match="the parameter a is selected by the parts 0, 1; expected at most one"):
+        optimizers.partitioned([("a", optax.sgd(1.0)), (".", optax.sgd(1.0))]).init(params)
+    with pytest.raises(ValueError, match=r"the selectors \['b'\] select no parameter"):
+        optimizers.partitioned([("b", optax.sgd(1.0))]).init(params)
