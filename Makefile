@@ -33,6 +33,7 @@ lint: .venv/lint.stamp
 	.venv/bin/python -m pyright --pythonpath .venv/bin/python
 
 bench: .venv/benchmarks.stamp
+	.venv/bin/python -m benchmarks.attention
 	.venv/bin/python -m benchmarks.step_time
 
 clean:

@@ -16,6 +16,7 @@ import dataclasses
 import functools
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import subprocess
@@ -69,11 +70,30 @@ class Spread:
         return f"{self.median:.4g} [{self.low:.4g}, {self.high:.4g}]"
 
 
-def timed(task: Task) -> float:
-    """Wall seconds of one run of `task`."""
+def timed(task: Task, times: int = 1) -> float:
+    """Wall seconds of one run of `task`, the mean of so many runs."""
     start = time.perf_counter()
-    task()
-    return time.perf_counter() - start
+    for _ in range(times):
+        task()
+    return (time.perf_counter() - start) / times
+
+
+def times_for(seconds: float, least: float = 0.02) -> int:
+    """How often to run a task of these seconds within one timing, so that the clock and its readings cost nothing.
+
+    >>> times_for(0.003), times_for(2.0)
+    (7, 1)
+    """
+    return max(1, math.ceil(least / max(seconds, 1e-6)))
+
+
+def rounds_within(budget: float, seconds: float, most: int, least: int = 3) -> int:
+    """How many rounds of these seconds fit into the budget.
+
+    >>> rounds_within(60, seconds=4, most=9), rounds_within(60, seconds=100, most=9)
+    (9, 3)
+    """
+    return min(most, max(min(least, most), int(budget / max(seconds, 1e-6))))
 
 
 def alternate(timers: Mapping[str, Callable[[], float]], rounds: int, warmup: int = 1) -> dict[str, Spread]:
@@ -112,11 +132,22 @@ def ratio(numerator: Spread, denominator: Spread) -> Spread:
     return Spread.of(a / b for a, b in zip(numerator.values, denominator.values, strict=True))
 
 
-def matmul_task() -> tuple[Task, float]:
-    """A float32 product of two square matrices, and its floating-point operations."""
-    a = jnp.ones((MATMUL_SIZE, MATMUL_SIZE), jnp.float32)
+def matmul_size() -> int:
+    """Rows of the matrices that calibrate: larger on accelerators, which small ones do not fill."""
+    return MATMUL_SIZE * (1 if jax.default_backend() == "cpu" else 4)
+
+
+def matmul_task(dtype: str = "float32") -> tuple[Task, float]:
+    """A product of two square matrices, and its floating-point operations."""
+    size = matmul_size()
+    a = jnp.ones((size, size), dtype)
     run = jax.jit(jnp.matmul).lower(a, a).compile()
-    return (lambda: jax.block_until_ready(run(a, a))), 2.0 * MATMUL_SIZE**3
+    return (lambda: jax.block_until_ready(run(a, a))), 2.0 * size**3
+
+
+def matmul_share(seconds: Mapping[str, Spread], work: Mapping[str, float], name: str, flops: float) -> float:
+    """The operations per second of a program over those of the `matmul` in the same rounds, the median."""
+    return ratio(seconds["matmul"], seconds[name]).median * flops / work["matmul"]
 
 
 def read_task() -> tuple[Task, float]:
@@ -126,16 +157,17 @@ def read_task() -> tuple[Task, float]:
     return (lambda: jax.block_until_ready(run(x))), 4.0 * READ_FLOATS
 
 
-def calibration(seconds: Mapping[str, Spread], work: Mapping[str, float]) -> dict[str, Any]:
+def calibration(seconds: Mapping[str, Spread], work: Mapping[str, float], dtype: str = "float32") -> dict[str, Any]:
     """Rates of the calibrating tasks that ran in the same rounds as everything else.
 
     Args:
       seconds: has `matmul` and `read`.
       work: the floating-point operations of `matmul`, the bytes of `read`.
+      dtype: of the matrices.
     """
     rates = {name: Spread.of(work[name] / value for value in seconds[name].values) for name in ("matmul", "read")}
     return {
-        "matmul": f"{MATMUL_SIZE} x {MATMUL_SIZE} by the same, float32",
+        "matmul": f"{matmul_size()} x {matmul_size()} by the same, {dtype}",
         "matmul_flops_per_second": dataclasses.asdict(rates["matmul"]),
         "read": f"sum of {READ_FLOATS} float32",
         "read_bytes_per_second": dataclasses.asdict(rates["read"]),

@@ -10,17 +10,29 @@ from typing import Any
 from flaxformer.extras import require
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], note: str = "") -> None:
-    """Prints a table; the first column is text, the others are numbers."""
+def print_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], note: str = "", words: int = 1
+) -> None:
+    """Prints a table; its first columns are `words`, the others numbers."""
+    escape = require("rich.markup", extra="benchmarks").escape
     table = require("rich.table", extra="benchmarks").Table(title=title, caption=note or None, title_justify="left")
     for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index else "left")
+        table.add_column(escape(column), justify="right" if index >= words else "left")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     console = require("rich.console", extra="benchmarks").Console()
     if not console.is_terminal:
         console.width = 200  # a file or a pipe has no width of its own
     console.print(table)
+
+
+def print_markdown(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], note: str = "", words: int = 1
+) -> None:
+    """Prints the same as a table in Markdown."""
+    rule = ["---:" if index >= words else "---" for index in range(len(columns))]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in [columns, rule, *rows])
+    print("\n\n".join(part for part in (f"**{title}**", table, note) if part), end="\n\n")
 
 
 def mebibytes(count: float | None) -> str:
@@ -71,6 +83,47 @@ def plot_bars(path: str | os.PathLike[str], title: str, groups: Mapping[str, Map
         axes.margins(x=0.2)
         axes.set_title(name)
         axes.set_xlabel(label)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+    return path
+
+
+def plot_lines(
+    path: str | os.PathLike[str],
+    title: str,
+    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]],
+    label: str,
+) -> Path:
+    """Draws lines in panels whose axes are both logarithmic.
+
+    Args:
+      path: of the PNG; its folder is made.
+      title: above the panels.
+      panels: label of the upright axis -> name of the line -> its points.
+      label: of the other axis.
+
+    Returns:
+      The path.
+    """
+    figure = require("matplotlib.figure", extra="benchmarks").Figure(
+        figsize=(5.5 * len(panels), 4.6), layout="constrained"
+    )
+    figure.suptitle(title, fontsize=11)
+    names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
+    for axes, (upright, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for name, points in lines.items():
+            number = names.index(name)
+            marker, style = "osDv^P*X"[number % 8], ("-", "--", ":")[number % 3]  # lines that coincide stay visible
+            axes.plot(*zip(*points, strict=True), marker=marker, linestyle=style, color=f"C{number % 10}", label=name)
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        ticks = sorted({x for points in lines.values() for x, _ in points})
+        axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
+        axes.grid(alpha=0.3)
+        axes.set_xlabel(label)
+        axes.set_ylabel(upright)
+        axes.legend()
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)

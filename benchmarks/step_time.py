@@ -192,7 +192,7 @@ def _record(settings, subject, ready, peers, seconds, work) -> dict[str, Any]:
 
 def _result(system, program, flops, tokens, known, seconds, work) -> dict[str, Any]:
     name = f"{system}/{program}"
-    share = measure.ratio(seconds["matmul"], seconds[name]).median * flops / work["matmul"]
+    share = measure.matmul_share(seconds, work, name, flops)
     unknown = {"trace_seconds": None, "compile_seconds": None, "bytes": None, "compiler_estimate": None}
     return {
         "name": name,

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +42,10 @@ class Peer:
         first = self._answer()
         self.versions, self.parameters, self.programs = first["versions"], first["parameters"], first["programs"]
 
-    def seconds(self, program: str) -> float:
-        """Has the peer run a program once; its own count of the seconds."""
+    def seconds(self, program: str, times: int = 1) -> float:
+        """Has the peer run a program; its own count of the seconds of one run, the mean of `times`."""
         with contextlib.suppress(BrokenPipeError):  # the missing answer says it better
-            print(json.dumps({"run": program}), file=self._process.stdin, flush=True)
+            print(json.dumps({"run": program, "times": times}), file=self._process.stdin, flush=True)
         return self._answer()["seconds"]
 
     def close(self) -> None:
@@ -76,22 +76,23 @@ class Peer:
         )
 
 
-def interpreters(given: list[str], environ: Mapping[str, str]) -> dict[str, str]:
+def interpreters(given: list[str], environ: Mapping[str, str], names: Collection[str] = SCRIPTS) -> dict[str, str]:
     """The interpreter of each peer.
 
     Args:
       given: `NAME=PATH`.
       environ: `BENCHMARK_PEER_NAME` holds a path, the name in upper case; what is given takes precedence.
+      names: the peers there are.
 
     Raises:
       ValueError: for an unknown peer, a path that is no program, and no peer at all.
     """
-    found = {name: environ[key] for name in SCRIPTS if (key := f"BENCHMARK_PEER_{name.upper()}") in environ}
+    found = {name: environ[key] for name in names if (key := f"BENCHMARK_PEER_{name.upper()}") in environ}
     for text in given:
         name, _, path = text.partition("=")
-        if name not in SCRIPTS or not path:
+        if name not in names or not path:
             raise ValueError(
-                f"the peer interpreter is {text!r}; expected NAME=PATH with a NAME of {', '.join(sorted(SCRIPTS))}."
+                f"the peer interpreter is {text!r}; expected NAME=PATH with a NAME of {', '.join(sorted(names))}."
             )
         found[name] = path
     for name, path in found.items():
@@ -100,6 +101,6 @@ def interpreters(given: list[str], environ: Mapping[str, str]) -> dict[str, str]
     if not found:
         raise ValueError(
             "peers were asked for but no interpreter is known; expected --peer-python NAME=PATH or BENCHMARK_PEER_NAME "
-            f"in the environment, NAME one of {', '.join(sorted(SCRIPTS))}."
+            f"in the environment, NAME one of {', '.join(sorted(names))}."
         )
     return found

@@ -3,7 +3,7 @@
     settings from the command line     {"shape": {...}, "batch": 8, "source": 128, "target": 128, "donate": true, ...}
     first answer                       {"peer": "hf_torch", "versions": {...}, "parameters": 76961152,
                                         "programs": {"forward": {...}, ...}}
-    request, answer                    {"run": "forward"}, {"seconds": 0.81}
+    request, answer                    {"run": "forward", "times": 1}, {"seconds": 0.81}
 
 What is known of a program before it is timed: `first_call_seconds`, tracing and compiling included, and for compiled
 ones `trace_seconds`, `compile_seconds` and `bytes`. Only the standard library is needed here.
@@ -29,11 +29,12 @@ def tokens(rows, length, vocabulary, seed):
     return [[choose.randrange(2, vocabulary) for _ in range(length)] for _ in range(rows)]
 
 
-def timed(task):
-    """Wall seconds of `task`, which blocks until its result is there."""
+def timed(task, times=1):
+    """Wall seconds of `task`, which blocks until its result is there; the mean of so many runs."""
     start = time.perf_counter()
-    task()
-    return time.perf_counter() - start
+    for _ in range(times):
+        task()
+    return (time.perf_counter() - start) / times
 
 
 def serve(peer, packages, make_tasks):
@@ -53,8 +54,9 @@ def serve(peer, packages, make_tasks):
         first["programs"] = {name: known | _first_call(task, known) for name, (task, known) in tasks.items()}
         print(json.dumps(first), file=answers, flush=True)
         for line in sys.stdin:
-            task, _ = tasks[json.loads(line)["run"]]
-            print(json.dumps({"seconds": timed(task)}), file=answers, flush=True)
+            request = json.loads(line)
+            task, _ = tasks[request["run"]]
+            print(json.dumps({"seconds": timed(task, request["times"])}), file=answers, flush=True)
 
 
 def _first_call(task, known):
