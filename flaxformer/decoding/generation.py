@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from flaxformer.decoding.loop import decode
+from flaxformer.decoding.loop import Loop, run
 from flaxformer.decoding.model_session import ModelSession
 from flaxformer.decoding.prompts import ENCODER_TOKENS, PROMPT_TOKENS, longest_prompt, read_inputs
 from flaxformer.decoding.strategies.base import Generated, Request, Strategy
@@ -63,7 +63,7 @@ def generate(
         empty batch, sequences longer than the model's position table.
     """
     session = ModelSession(model)
-    if isinstance(strategy, type) or not hasattr(strategy, "check_vocabulary"):
+    if not isinstance(strategy, Strategy):
         raise ValueError(f"strategy is {strategy!r}; expected a strategy object such as Greedy() or BeamSearch(4).")
     if "params" not in variables:
         raise ValueError(
@@ -158,4 +158,5 @@ def _compiled(
     strategy: Strategy,
     rng: PRNGKey,
 ) -> Generated:
-    return decode(session.value, variables, inputs, strategy, request, bos_id, rng)
+    loop = Loop(session.value, strategy, request, bos_id)
+    return loop.finish(run(loop, loop.begin(variables, inputs, rng)))

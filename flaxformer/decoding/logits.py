@@ -88,8 +88,14 @@ def log_prob_of(logits: Float[Array, "*R V"], tokens: Int[Array, "*R"]) -> Float
     return (jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0] - maximum) - rest
 
 
+def dead_end(allowed: Float[Array, "*R V"], tokens: Int[Array, "*R"]) -> Float[Array, "*R"]:
+    """`NEG_INF` where a token was written because nothing is allowed, else 0: what its row's score falls by."""
+    chosen = jnp.take_along_axis(allowed, tokens[..., None], axis=-1)[..., 0]
+    return jnp.where(chosen <= NEG_INF, NEG_INF, 0.0)
+
+
 def best_continuations(
-    logits: Float[Array, "B K V"], scores: Float[Array, "B K"], count: int
+    logits: Float[Array, "B K V"], scores: Float[Array, "B K"], count: int, normalized: bool = False
 ) -> tuple[Float[Array, "B C"], Int[Array, "B C"], Int[Array, "B C"]]:
     """The best pairs of beam and next token by `scores + log_softmax(logits)`, without making that array.
 
@@ -100,12 +106,13 @@ def best_continuations(
       logits: `[B K V]` of every beam's next token.
       scores: `[B K]` log-probability of every beam so far.
       count: pairs to return per item, C.
+      normalized: `logits` are log-probabilities already, to be taken as they are.
 
     Returns:
       Scores in descending order, beams and tokens, each `[B C]`; equals by beam, then token.
     """
     vocabulary = logits.shape[-1]
-    maximum, rest = log_normalizer(logits)  # [B K] x 2
+    maximum, rest = (jnp.zeros_like(scores),) * 2 if normalized else log_normalizer(logits)  # [B K] x 2
     if vocabulary < _SMALL or count * _BLOCK * 2 > logits.shape[1] * vocabulary:
         log_probs = ((logits - maximum[..., None]) - rest[..., None]) + scores[..., None]  # [B K V]
         best, flat = jax.lax.top_k(log_probs.reshape(len(logits), -1), count)

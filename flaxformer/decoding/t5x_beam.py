@@ -52,7 +52,7 @@ class _EveryCandidate(BeamSearch):
 
 
 jax.tree_util.register_dataclass(
-    _EveryCandidate, data_fields=["alpha", "min_log_prob"], meta_fields=["num_beams", "num_return"]
+    _EveryCandidate, data_fields=["alpha", "min_log_prob", "rule"], meta_fields=["num_beams", "num_return"]
 )
 
 
@@ -140,7 +140,7 @@ def beam_search(
     prefilled = initial_index is not None
     prompt_lengths = initial_index if prefilled else jnp.zeros((batch,), jnp.int32)
     strategy = _EveryCandidate(num_beams=num_decodes, alpha=alpha, min_log_prob=min_log_prob)
-    beams = strategy.init(
+    beams = strategy.start(
         Request(batch, steps, eos_id), prompt_lengths, longest=jnp.full((batch,), steps + 1, jnp.int32)
     )
     last_step = steps - jnp.min(prompt_lengths)

@@ -2,7 +2,8 @@
 
 from flaxformer.decoding.strategies.base import Generated, Request, Strategy
 from flaxformer.decoding.strategies.beam import BeamSearch
+from flaxformer.decoding.strategies.beam_rules import BrevityPenalty, LengthPenalty
 from flaxformer.decoding.strategies.greedy import Greedy
 from flaxformer.decoding.strategies.sample import Sample
 
-__all__ = ["BeamSearch", "Generated", "Greedy", "Request", "Sample", "Strategy"]
+__all__ = ["BeamSearch", "BrevityPenalty", "Generated", "Greedy", "LengthPenalty", "Request", "Sample", "Strategy"]

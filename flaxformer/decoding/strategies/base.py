@@ -9,18 +9,25 @@ Glossary:
 
 A strategy is a pure state machine: `init` makes its state, `update` turns the logits of every row into the next token
 of every row, `done` says when nothing can change any more, `finish` reads the results off. It never sees a model or a
-cache.
+cache. What a request allows (`flaxformer.decoding.constraints`) reaches it as a function on logits, so that each
+strategy says where in its own arithmetic that function belongs.
 """
 
 from __future__ import annotations
 
+import abc
 import dataclasses
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
+from flaxformer.decoding.prompts import Prompts
 from flaxformer.types import Array, PRNGKey
+
+Constrain = Callable[[Float[Array, "R V"]], Float[Array, "R V"]]
+"""What a request allows, as a function on logits."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,37 +61,54 @@ class Generated(NamedTuple):
     lengths: Int[Array, "B n"]
 
 
-class Strategy(Protocol):
-    """A pure state machine from logits to tokens. Implementations are frozen dataclasses."""
+class Strategy(abc.ABC):
+    """A pure state machine from logits to tokens. Implementations are frozen dataclasses, and pytrees.
+
+    Attributes:
+      wants_hidden: `update` is also given the model's last hidden states.
+      reads_last: the last token of every row is read too, which takes one more slot of the cache.
+    """
+
+    wants_hidden: ClassVar[bool] = False
+    reads_last: ClassVar[bool] = False
 
     @property
     def width(self) -> int:
         """Rows per item."""
-        ...
+        return 1
 
     def check(self, batch: int) -> None:
         """Raises ValueError for settings that cannot work. Called with concrete numbers, outside of jit."""
-        ...
+        del batch
 
     def check_vocabulary(self, vocabulary: int) -> None:
         """Raises ValueError for settings that this vocabulary does not allow. Called once the model is known."""
-        ...
+        del vocabulary
 
-    def init(self, request: Request, prompt_lengths: Int[Array, " B"], rng: PRNGKey) -> Any:
+    @abc.abstractmethod
+    def init(self, request: Request, prompts: Prompts, rng: PRNGKey) -> Any:
         """The state before the first token."""
-        ...
 
-    def update(self, logits: Float[Array, "R V"], state: Any) -> tuple[Int[Array, " R"], Int[Array, " R"] | None, Any]:
-        """The next token of every row, the row that each continues, and the state after it."""
-        ...
+    @abc.abstractmethod
+    def update(
+        self, logits: Float[Array, "R V"], state: Any, constrain: Constrain | None = None
+    ) -> tuple[Int[Array, " R"], Int[Array, " R"] | None, Any]:
+        """The next token of every row, the row that each continues, and the state after it.
 
+        Args:
+          logits: `[R V]` of the next token, as the model gave them.
+          state: as `init` or `update` returned it.
+          constrain: what the request allows: takes logits or log-probabilities `[R V]` and returns them with what is
+            banned at -inf and what is discouraged lowered. None: everything.
+        """
+
+    @abc.abstractmethod
     def done(self, state: Any) -> Bool[Array, ""]:
         """Whether further tokens would change nothing."""
-        ...
 
-    def finish(self, state: Any) -> Generated:
-        """The results so far."""
-        ...
+    @abc.abstractmethod
+    def finish(self, state: Any) -> Any:
+        """The results so far: `Generated`."""
 
 
 def write_at(trace: Array, row: Array, index: Int[Array, ""]) -> Array:

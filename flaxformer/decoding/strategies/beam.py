@@ -1,4 +1,4 @@
-"""Beam search with T5X's semantics, as a pure state machine.
+"""Beam search as a pure state machine; `beam_rules` says what a hypothesis is worth and when the search ends.
 
 Glossary:
 
@@ -21,8 +21,9 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from flaxformer.decoding.logits import NEG_INF, best_continuations
-from flaxformer.decoding.scores import brevity_penalty
-from flaxformer.decoding.strategies.base import Generated, Request, write_at
+from flaxformer.decoding.prompts import Prompts
+from flaxformer.decoding.strategies.base import Constrain, Generated, Request, Strategy, write_at
+from flaxformer.decoding.strategies.beam_rules import BeamRule, BrevityPenalty
 from flaxformer.types import Array, PRNGKey
 
 
@@ -36,10 +37,12 @@ class BeamState(flax.struct.PyTreeNode):
       parents: `[T B K]`, the trace of slots.
       scores: `[B K]` penalised scores of the finished hypotheses.
       filled: `[B K]`, whether the slot holds one.
-      ended_at: `[B K]`, the step that wrote its EOS.
+      ended_at: `[B K]`, the step that wrote its last token.
+      ended_with: `[B K]`, that token: EOS, unless the rule finishes hypotheses without.
       ended_from: `[B K]`, the live slot that this step continued.
       prompt_lengths: `[B]`, added to the length that the brevity penalty sees.
-      longest: `[B]`, the length of the most favourable penalty.
+      longest: `[B]`, the length of the most favourable brevity penalty.
+      closed: `[B]`, the items that are over by the rule.
       request: static.
     """
 
@@ -50,43 +53,53 @@ class BeamState(flax.struct.PyTreeNode):
     scores: Float[Array, "B K"]
     filled: Bool[Array, "B K"]
     ended_at: Int[Array, "B K"]
+    ended_with: Int[Array, "B K"]
     ended_from: Int[Array, "B K"]
     prompt_lengths: Int[Array, " B"]
     longest: Int[Array, " B"]
+    closed: Bool[Array, " B"]
     request: Request = flax.struct.field(pytree_node=False)
 
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["alpha", "min_log_prob"],
+    data_fields=["alpha", "min_log_prob", "rule"],
     meta_fields=["num_beams", "num_return"],
 )
 @dataclasses.dataclass(frozen=True)
-class BeamSearch:
+class BeamSearch(Strategy):
     """Keeps the K most probable hypotheses and returns the best finished ones.
 
-    The score of a hypothesis is its log-probability over `((5 + length) / 6) ** alpha`, where the length counts the
-    prompt, the new tokens and EOS. The search ends when no live hypothesis can beat the worst finished one even with
-    the penalty of the greatest length. An item of which nothing has finished by then returns its live hypotheses with
-    their plain log-probabilities; an empty slot is all padding with length 0 and scores about `NEG_INF`.
+    What a hypothesis is worth and when the search ends is said by a rule: T5X's brevity penalty unless told otherwise,
+    or Hugging Face's: `BeamSearch(4, rule=LengthPenalty(1.0, early_stopping=True))`. An item of which nothing has
+    finished by then returns its live hypotheses with their plain log-probabilities; an empty slot is all padding with
+    length 0 and scores about `NEG_INF`.
+
+    Constraints work on log-probabilities, which are not normalised again: a score stays the model's log-probability
+    of what it could choose, and a forced token costs nothing.
 
     Attributes:
       num_beams: K.
-      alpha: exponent of the brevity penalty; 0 compares plain log-probabilities. Changing it compiles nothing new.
+      alpha: exponent of T5X's brevity penalty, 0.6 if None. Changing it compiles nothing new.
       num_return: hypotheses to return, n; None returns K.
       min_log_prob: stop once the live hypotheses of every item are below this.
-
-    Source: Wu et al., "Google's Neural Machine Translation System" (2016), section 7.
+      rule: what replaces T5X's rule.
     """
 
     num_beams: int = 4
-    alpha: float = 0.6
+    alpha: float | None = None
     num_return: int | None = None
     min_log_prob: float = NEG_INF
+    rule: BeamRule | None = None
 
     @property
     def width(self) -> int:
         return self.num_beams
+
+    @property
+    def rules(self) -> BeamRule:
+        """The rule in force."""
+        return self.rule or BrevityPenalty(0.6 if self.alpha is None else self.alpha)
 
     def check(self, batch: int) -> None:
         del batch
@@ -97,6 +110,12 @@ class BeamSearch:
                 f"num_return is {self.num_return}; expected between 1 and num_beams={self.num_beams}. "
                 "Search with more beams to return more hypotheses."
             )
+        if self.rule is not None and self.alpha is not None:
+            raise ValueError(
+                f"alpha is {self.alpha} and rule is {self.rule!r}; expected one of them, for alpha belongs to T5X's "
+                "rule. Write rule=BrevityPenalty(alpha) or leave the rule out."
+            )
+        self.rules.check()
 
     def check_vocabulary(self, vocabulary: int) -> None:
         if vocabulary < 2:
@@ -105,15 +124,14 @@ class BeamSearch:
                 "many continuations as it has beams. Is the model's output layer set up?"
             )
 
-    def init(
-        self,
-        request: Request,
-        prompt_lengths: Int[Array, " B"],
-        rng: PRNGKey | None = None,
-        longest: Int[Array, " B"] | None = None,
+    def init(self, request: Request, prompts: Prompts, rng: PRNGKey) -> BeamState:
+        del rng
+        return self.start(request, prompts.lengths)
+
+    def start(
+        self, request: Request, prompt_lengths: Int[Array, " B"], longest: Int[Array, " B"] | None = None
     ) -> BeamState:
         """One live hypothesis per item; the others start so low that the first step fills them from it."""
-        del rng
         shape = (request.batch, self.num_beams)
         start = jnp.where(jnp.arange(self.num_beams) == 0, 0.0, NEG_INF)
         return BeamState(
@@ -124,18 +142,23 @@ class BeamSearch:
             scores=jnp.full(shape, NEG_INF, jnp.float32),
             filled=jnp.zeros(shape, bool),
             ended_at=jnp.zeros(shape, jnp.int32),
+            ended_with=jnp.zeros(shape, jnp.int32),
             ended_from=jnp.zeros(shape, jnp.int32),
             prompt_lengths=prompt_lengths,
             longest=prompt_lengths + request.max_new_tokens + 1 if longest is None else longest,
+            closed=jnp.zeros((request.batch,), bool),
             request=request,
         )
 
     def update(
-        self, logits: Float[Array, "R V"], state: BeamState
+        self, logits: Float[Array, "R V"], state: BeamState, constrain: Constrain | None = None
     ) -> tuple[Int[Array, " R"], Int[Array, " R"], BeamState]:
-        logits = logits.astype(jnp.float32).reshape(*state.live_scores.shape, -1)  # [B K V]
+        logits = logits.astype(jnp.float32)
+        if constrain is not None:
+            logits = constrain(jax.nn.log_softmax(logits))
+        logits = logits.reshape(*state.live_scores.shape, -1)  # [B K V]
         count = 2 * self.num_beams if self.num_beams > 1 else 1
-        return self.extend(*best_continuations(logits, state.live_scores, count), state)
+        return self.extend(*best_continuations(logits, state.live_scores, count, constrain is not None), state)
 
     def extend(
         self,
@@ -148,13 +171,15 @@ class BeamSearch:
         ended = tokens == state.request.eos_id  # [B C]
         live_scores, live = _ascending_top(candidates + NEG_INF * ended, self.num_beams)  # [B K] x 2
         parents, next_tokens = _pick(beams, live), _pick(tokens, live)
-        state = self._collect(candidates, ended & self.counts(candidates), beams, state)
+        finishing = self.rules.finishing(ended, state) & self.counts(candidates)
+        state = self._collect(candidates, finishing, beams, tokens, state)
         state = state.replace(
             step=state.step + 1,
             live_scores=live_scores,
             tokens=write_at(state.tokens, next_tokens, state.step),
             parents=write_at(state.parents, parents, state.step),
         )
+        state = state.replace(closed=self.rules.closed(state))
         first_row = jnp.arange(len(parents), dtype=jnp.int32)[:, None] * self.num_beams
         return next_tokens.reshape(-1), (parents + first_row).reshape(-1), state
 
@@ -163,33 +188,35 @@ class BeamSearch:
         return candidates > NEG_INF / 2
 
     def _collect(
-        self, candidates: Float[Array, "B C"], ended: Bool[Array, "B C"], beams: Int[Array, "B C"], state: BeamState
+        self,
+        candidates: Float[Array, "B C"],
+        finishing: Bool[Array, "B C"],
+        beams: Int[Array, "B C"],
+        tokens: Int[Array, "B C"],
+        state: BeamState,
     ) -> BeamState:
-        """The finished slots after the candidates that ended compete with those of before."""
-        lengths = state.step + 1 + state.prompt_lengths  # [B]
-        penalised = candidates / brevity_penalty(self.alpha, lengths)[:, None] + NEG_INF * ~ended
+        """The finished slots after the candidates that finish compete with those of before."""
+        penalised = self.rules.penalised(candidates, state) + NEG_INF * ~finishing
         scores, kept = _ascending_top(jnp.concatenate([state.scores, penalised], axis=1), self.num_beams)
-        now = jnp.broadcast_to(state.step, ended.shape)
+        join = lambda old, new: _pick(jnp.concatenate([old, new], axis=1), kept)  # noqa: E731
         return state.replace(
             scores=scores,
-            filled=_pick(jnp.concatenate([state.filled, ended], axis=1), kept),
-            ended_at=_pick(jnp.concatenate([state.ended_at, now], axis=1), kept),
-            ended_from=_pick(jnp.concatenate([state.ended_from, beams], axis=1), kept),
+            filled=join(state.filled, finishing),
+            ended_at=join(state.ended_at, jnp.broadcast_to(state.step, beams.shape)),
+            ended_with=join(state.ended_with, tokens),
+            ended_from=join(state.ended_from, beams),
         )
 
     def done(self, state: BeamState) -> Bool[Array, ""]:
-        worst_finished = jnp.where(state.filled, jnp.min(state.scores, axis=1, keepdims=True), NEG_INF)  # [B K]
-        best_live = state.live_scores[:, -1:]  # [B 1]
-        settled = jnp.all(worst_finished > best_live / brevity_penalty(self.alpha, state.longest)[:, None])
-        hopeless = (state.step > 0) & jnp.all(best_live < self.min_log_prob)
-        return settled | hopeless | (state.step >= state.request.max_new_tokens)
+        hopeless = (state.step > 0) & jnp.all(state.live_scores[:, -1] < self.min_log_prob)
+        return jnp.all(state.closed) | hopeless | (state.step >= state.request.max_new_tokens)
 
     def finish(self, state: BeamState) -> Generated:
         any_filled = jnp.any(state.filled, axis=1, keepdims=True)  # [B 1]
         slots = jnp.broadcast_to(jnp.arange(self.num_beams), state.filled.shape)
         ends = jnp.where(any_filled, state.ended_at, state.step - 1)
         sources = jnp.where(any_filled, state.ended_from, jnp.take_along_axis(state.parents[state.step - 1], slots, 1))
-        last = jnp.where(any_filled, state.request.eos_id, state.tokens[state.step - 1])
+        last = jnp.where(any_filled, state.ended_with, state.tokens[state.step - 1])
         tokens = _read_trace(state, ends, sources, last)  # [B K T]
         scores = jnp.where(any_filled, state.scores, state.live_scores)
         empty = (any_filled & ~state.filled) | (~any_filled & ~self.counts(state.live_scores))

@@ -12,7 +12,7 @@ from flaxformer.decoding.strategies.base import Request
 def run(strategy, table, steps, eos_id=1):
     """Searches a first-order model: `table [B V V]` of logits by the token before, starting from token 0."""
     request = Request(len(table), steps, eos_id)
-    state = strategy.init(request, jnp.zeros((len(table),), jnp.int32))
+    state = strategy.start(request, jnp.zeros((len(table),), jnp.int32))
     tokens = jnp.zeros((len(table) * strategy.width,), jnp.int32)
     items = jnp.repeat(jnp.arange(len(table)), strategy.width)
     updates = 0
