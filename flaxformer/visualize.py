@@ -52,7 +52,7 @@ def attention_weights(
     {'': (1, 2, 3, 3)}
     """
     _, kept = model.apply(variables, *args, **{"enable_dropout": False, **keywords}, mutable=[_COLLECTION])
-    found: dict[str, Any] = traverse_util.flatten_dict(dict(kept.get(_COLLECTION, {})))
+    found: dict[Any, Any] = traverse_util.flatten_dict(kept[_COLLECTION] if _COLLECTION in kept else {})
     weights = {"/".join(path[:-1]): sown[-1] for path, sown in found.items() if path[-1] == _NAME}
     if not weights:
         raise ValueError(
@@ -84,11 +84,11 @@ def heat_map(
     Raises:
       ValueError: for weights that are no matrix, or labels that do not fit them.
     """
-    weights = _checked(weights, 2, query_labels, key_labels)
-    size = (2.2 + 0.42 * weights.shape[1], 1.5 + 0.36 * weights.shape[0])
+    drawn = _checked(weights, 2, query_labels, key_labels)
+    size = (2.2 + 0.42 * drawn.shape[1], 1.5 + 0.36 * drawn.shape[0])
     figure = require("matplotlib.figure", extra="train").Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()
-    image = draw_heat_map(axes, weights, query_labels, key_labels)
+    image = draw_heat_map(axes, drawn, query_labels, key_labels)
     axes.set_ylabel(query_name)
     axes.set_xlabel(key_name)
     axes.set_title(title)
@@ -118,20 +118,20 @@ def head_grid(
     """
     if columns < 1:
         raise ValueError(f"columns is {columns}; expected at least 1.")
-    weights = _checked(weights, 3, query_labels, key_labels)
-    heads, queries, keys = weights.shape
+    drawn = _checked(weights, 3, query_labels, key_labels)
+    heads, queries, keys = drawn.shape
     columns = min(columns, heads)
     rows = math.ceil(heads / columns)
     size = (1.5 + columns * (0.8 + 0.22 * keys), 1.0 + rows * (0.8 + 0.2 * queries))
     figure = require("matplotlib.figure", extra="train").Figure(figsize=size, layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-    highest = float(weights.max())
+    highest = float(drawn.max())
     image = None
     for head, axes in enumerate(grid.flat):
         if head >= heads:
             axes.set_visible(False)
             continue
-        image = draw_heat_map(axes, weights[head], query_labels, key_labels, highest=highest)
+        image = draw_heat_map(axes, drawn[head], query_labels, key_labels, highest=highest)
         axes.set_title(f"head {head}")
     figure.suptitle(title)
     figure.colorbar(image, ax=grid, label="attention weight")
@@ -164,7 +164,7 @@ def draw_heat_map(
 
 
 def _checked(
-    weights: Array, rank: int, query_labels: Sequence[str] | None, key_labels: Sequence[str] | None
+    weights: Any, rank: int, query_labels: Sequence[str] | None, key_labels: Sequence[str] | None
 ) -> np.ndarray:
     array = np.asarray(jax.device_get(weights), np.float32)
     if array.ndim != rank or not array.size:

@@ -8,14 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from flax import traverse_util
-from flax.core import unfreeze
 
 Params = Mapping[str, Any]
 
 
 def flatten(params: Params) -> dict[str, Any]:
     """Parameters by path: `{"encoder/layers_0/.../kernel": array}`, sorted."""
-    flat: dict[str, Any] = traverse_util.flatten_dict(unfreeze(params), sep="/")
+    flat: dict[str, Any] = traverse_util.flatten_dict(params, sep="/")
     return dict(sorted(flat.items()))
 
 
