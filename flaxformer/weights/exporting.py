@@ -7,6 +7,7 @@ import os
 import pathlib
 import struct
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -26,13 +27,18 @@ _TYPES = {
 
 
 def save_safetensors(
-    path: str | os.PathLike, params: Mapping[str, Any], *, report: Report = lambda name, nbytes: None
+    path: str | os.PathLike,
+    params: Mapping[str, Any],
+    *,
+    metadata: Mapping[str, str] = MappingProxyType({"format": "flax"}),
+    report: Report = lambda name, nbytes: None,
 ) -> pathlib.Path:
     """Writes parameters as one safetensors file, with one array in memory at a time.
 
     Args:
       path: of the new file.
       params: nested dicts; names in the file are paths joined by dots, `encoder.layers_0.mlp.wo.kernel`.
+      metadata: strings that go into the header; readers look at `format`.
       report: called with the name and the bytes of each array that is written.
 
     Raises:
@@ -45,7 +51,7 @@ def save_safetensors(
     flat = traverse_util.flatten_dict(dict(params), sep=".")
     arrays = {name: StoredArray.of(leaf, name) for name, leaf in sorted(flat.items())}
     with unfinished(path) as temporary, temporary.open("wb") as file:
-        header = _header(arrays)
+        header = _header(arrays, metadata)
         file.write(struct.pack("<Q", len(header)) + header)
         for name, array in arrays.items():
             report(name, array.nbytes)
@@ -53,8 +59,8 @@ def save_safetensors(
     return path
 
 
-def _header(arrays: Mapping[str, StoredArray]) -> bytes:
-    entries: dict[str, Any] = {"__metadata__": {"format": "flax"}}
+def _header(arrays: Mapping[str, StoredArray], metadata: Mapping[str, str]) -> bytes:
+    entries: dict[str, Any] = {"__metadata__": dict(metadata)}
     offset = 0
     for name, array in arrays.items():
         if array.dtype.name not in _TYPES:

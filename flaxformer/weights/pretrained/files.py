@@ -53,9 +53,7 @@ class FileArray(StoredArray):
 
 def damaged_file(path: pathlib.Path, reason: object) -> CheckpointError:
     """The error for a file that cannot be read."""
-    return CheckpointError(
-        f"{path} cannot be read: {reason}. Expected a complete file: copy or download it again."
-    )
+    return CheckpointError(f"{path} cannot be read: {reason}. Expected a complete file: copy or download it again.")
 
 
 def open_weights(folder: str | os.PathLike) -> Weights:

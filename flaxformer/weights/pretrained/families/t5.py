@@ -1,0 +1,136 @@
+"""T5 1.0 and 1.1, Flan-T5, ByT5 (all `t5`), mT5 and UMT5.
+
+Decisions:
+
+* A head of its own is used when the file has one, else the token table: `tie_word_embeddings` says true in every file
+  that transformers 5 writes, also where there is a head.
+* The factor 1/√d_model on what the head reads belongs to T5 1.0, whose head is the table. Type `t5` says so by
+  `scale_decoder_outputs`, and files of transformers 4, which lack that, by `tie_word_embeddings`. mT5 never has it.
+* UMT5 was trained and published without the factor, with `tie_word_embeddings: false`; transformers 4 looks at that
+  flag and so do we. Files that transformers 5 has written say true; there it applies the factor, and so do we.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from flaxformer.weights.errors import CheckpointError
+from flaxformer.weights.pretrained.attributes import Attributes, our_activation
+from flaxformer.weights.pretrained.family import Family, Gin
+from flaxformer.weights.pretrained.rules import Rule, linear, norm, table
+from flaxformer.weights.pretrained.transforms import Transposed
+
+HEAD = "lm_head.weight"
+_BIAS = "SelfAttention.relative_attention_bias.weight"
+
+
+def settings(attributes: Attributes, names: Collection[str]) -> dict[str, Any]:
+    """Bindings of `gin/t5_1_1/parts.gin`."""
+    attributes.without_effect(
+        "classifier_dropout", "dense_act_fn", "is_gated_act", "is_decoder", "n_positions", "tie_word_embeddings"
+    )
+    attributes.without_effect("output_past", "feed_forward_proj", "vocab_size")
+    layers, width = attributes.get("num_layers", 6), attributes.get("d_model", 512)
+    return {
+        "NUM_ENCODER_LAYERS": layers,
+        "NUM_DECODER_LAYERS": attributes.get("num_decoder_layers", layers),
+        "NUM_HEADS": attributes.get("num_heads", 8),
+        "HEAD_DIM": attributes.get("d_kv", 64),
+        "EMBED_DIM": width,
+        "MLP_DIM": attributes.get("d_ff", 2048),
+        "NUM_EMBEDDINGS": attributes.need("vocab_size"),
+        "DROPOUT_RATE": attributes.get("dropout_rate", 0.1),
+        "dense.MlpBlock.activations": _activations(attributes),
+        "layer_norm.T5LayerNorm.epsilon": attributes.get("layer_norm_epsilon", 1e-6),
+        "relative_position_biases.RelativePositionBiases.num_buckets": attributes.get(
+            "relative_attention_num_buckets", 32
+        ),
+        "relative_position_biases.RelativePositionBiases.max_distance": attributes.get(
+            "relative_attention_max_distance", 128
+        ),
+        **_head(HEAD in names, width**-0.5 if _scaled(attributes) else None),
+    }
+
+
+def _activations(attributes: Attributes) -> tuple[str, ...]:
+    """`relu`, or `gated-gelu`, which means the approximation by tanh."""
+    kind = attributes.get("feed_forward_proj", "relu")
+    *gate, name = kind.split("-")
+    if gate not in ([], ["gated"]):
+        raise CheckpointError(
+            f"{attributes.where} has feed_forward_proj={kind!r}; expected an activation, or 'gated-' and an activation."
+        )
+    ours = our_activation(attributes, "gelu_new" if kind == "gated-gelu" else name, "feed_forward_proj")
+    return (ours, "linear") if gate else (ours,)
+
+
+def _scaled(attributes: Attributes) -> bool:
+    tied, kind = bool(attributes.get("tie_word_embeddings", True)), attributes.need("model_type")
+    return {"t5": bool(attributes.get("scale_decoder_outputs", tied)), "umt5": tied}.get(kind, False)
+
+
+def _head(own: bool, scale: float | None) -> dict[str, Any]:
+    if not own:
+        factory = "@logits.TiedLogits"
+        return {"t5_architecture.Decoder.output_logits_factory": Gin(factory), "logits.TiedLogits.scale": scale}
+    factory = "@output_logits/logits.OutputLogits"
+    return {"t5_architecture.Decoder.output_logits_factory": Gin(factory), "logits.OutputLogits.scale": scale}
+
+
+def _attention(theirs: str, ours: str) -> tuple[Rule, ...]:
+    names = {"q": "query", "k": "key", "v": "value", "o": "out"}
+    return table(*(linear(f"{theirs}.{key}", f"{ours}/{name}") for key, name in names.items()))
+
+
+def _layer(theirs: str, ours: str, branches: tuple[tuple[str, str, str], ...]) -> tuple[Rule, ...]:
+    """The attentions `(theirs, ours, our norm)` of a layer, and its MLP."""
+    rules = []
+    for index, (name, attention, norm_name) in enumerate(branches):
+        rules += _attention(f"{theirs}.layer.{index}.{name}", f"{ours}/{attention}")
+        rules += norm(f"{theirs}.layer.{index}.layer_norm", f"{ours}/{norm_name}")
+    last = len(branches)
+    for kernel in ("wi", "wi_0", "wi_1", "wo"):
+        rules += linear(f"{theirs}.layer.{last}.DenseReluDense.{kernel}", f"{ours}/mlp/{kernel}")
+    rules += norm(f"{theirs}.layer.{last}.layer_norm", f"{ours}/pre_mlp_layer_norm")
+    return tuple(rules)
+
+
+def _biases(stack: str) -> tuple[Rule, Rule]:
+    """The relative bias: that of the first layer is shared, or every layer has one."""
+    return (
+        Rule(f"{stack}.block.0.layer.0.{_BIAS}", f"{stack}/relpos_bias/rel_embedding", Transposed()),
+        Rule(
+            f"{stack}.block.{{i}}.layer.0.{_BIAS}",
+            f"{stack}/layers_{{i}}/relpos_bias/rel_embedding",
+            Transposed(),
+        ),
+    )
+
+
+_SELF = ("SelfAttention", "attention", "pre_attention_layer_norm")
+_OWN = ("SelfAttention", "self_attention", "pre_self_attention_layer_norm")
+_CROSS = ("EncDecAttention", "encoder_decoder_attention", "pre_cross_attention_layer_norm")
+
+RULES = table(
+    Rule("shared.weight", "token_embedder/embedding"),
+    _layer("encoder.block.{i}", "encoder/layers_{i}", (_SELF,)),
+    _layer("decoder.block.{i}", "decoder/layers_{i}", (_OWN, _CROSS)),
+    *(_biases(stack) for stack in ("encoder", "decoder")),
+    *(norm(f"{stack}.final_layer_norm", f"{stack}/{stack}_norm") for stack in ("encoder", "decoder")),
+    Rule(HEAD, "decoder/logits_dense/kernel", Transposed()),
+)
+
+# Old files repeat the token table, and have a bias where cross-attention never read one.
+_UNUSED = (r"(encoder|decoder)\.embed_tokens\.weight", r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_.*")
+
+
+def _family(kind: str, gin: str, scanned: str) -> Family:
+    return Family((kind,), gin, settings, RULES, unused=_UNUSED, scanned=scanned)
+
+
+FAMILIES = (
+    _family("t5", "t5_1_1/published", "t5_1_1/scanned"),
+    _family("mt5", "t5_1_1/published", "t5_1_1/scanned"),
+    _family("umt5", "umt5/published", "parts/scanned"),
+)

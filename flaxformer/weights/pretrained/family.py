@@ -1,0 +1,97 @@
+"""What a family of published models is to the loader: a gin file, its settings, and a table of names."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from flaxformer.weights.errors import CheckpointError
+from flaxformer.weights.pretrained.attributes import Attributes
+from flaxformer.weights.pretrained.rules import Rule
+
+
+class Gin(str):
+    """Gin text that stands on the right of a binding as it is, such as a reference."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """A family of published models.
+
+    Attributes:
+      model_types: values of `model_type` in config.json.
+      gin: the file that wires the model, `gin/<gin>.gin`.
+      settings: from the configuration and the names of the weights to gin bindings, selector or macro to value.
+      rules: the table, or what makes it from the configuration.
+      renames: `(pattern, replacement)` for names of older files, each applied where it matches all of a name.
+      unused: patterns of names that older files have and that carry nothing.
+      prefix: what the names of the body begin with. Files of the body alone leave it out.
+      heads: what the names that lack the prefix begin with.
+      scanned: the gin file that, read after `gin`, scans the layers.
+    """
+
+    model_types: tuple[str, ...]
+    gin: str
+    settings: Callable[[Attributes, Collection[str]], Mapping[str, Any]]
+    rules: Sequence[Rule] | Callable[[Attributes], Sequence[Rule]]
+    renames: Sequence[tuple[str, str]] = ()
+    unused: Sequence[str] = ()
+    prefix: str = ""
+    heads: tuple[str, ...] = ()
+    scanned: str = "parts/scanned"
+
+    def table(self, attributes: Attributes) -> Sequence[Rule]:
+        """The rules for one configuration."""
+        return self.rules(attributes) if callable(self.rules) else self.rules
+
+    def renamed(self, weights: Mapping[str, Any]) -> dict[str, Any]:
+        """The weights under the names of the table."""
+        weights = {self._renamed(name): weight for name, weight in weights.items()}
+        if not self.prefix or any(name.startswith(self.prefix) for name in weights):
+            return weights
+        return {name if name.startswith(self.heads) else self.prefix + name: w for name, w in weights.items()}
+
+    def _renamed(self, name: str) -> str:
+        for pattern, replacement in self.renames:
+            match = re.fullmatch(pattern, name)
+            name = match.expand(replacement) if match else name
+        return name
+
+
+# The modules under `families`; each has FAMILIES.
+_MODULES = ("t5",)
+
+
+def families() -> dict[str, Family]:
+    """Every family by model type."""
+    modules = [importlib.import_module(f"flaxformer.weights.pretrained.families.{name}") for name in _MODULES]
+    return {kind: family for module in modules for family in module.FAMILIES for kind in family.model_types}
+
+
+def find_family(attributes: Attributes) -> Family:
+    """The family of a configuration.
+
+    Raises:
+      CheckpointError: a `ValueError`, for a model type that is not known.
+    """
+    known, kind = families(), attributes.need("model_type")
+    if kind not in known:
+        raise CheckpointError(
+            f"{attributes.where} has model_type={kind!r}, which this library has no table for; expected one of "
+            f"{', '.join(sorted(known))}. CONTRIBUTING.md shows how to add a family."
+        )
+    return known[kind]
+
+
+def architecture(attributes: Attributes, default: str) -> str:
+    """The class that the configuration names first, `BertForMaskedLM`; `default` where it names none."""
+    named = attributes.get("architectures") or [default]
+    return str(named[0])
+
+
+def bindings(settings: Mapping[str, Any]) -> list[str]:
+    """Gin statements for settings."""
+    return [f"{name} = {value if isinstance(value, Gin) else repr(value)}" for name, value in settings.items()]

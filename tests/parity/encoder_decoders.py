@@ -1,0 +1,79 @@
+"""Encoder-decoders: every recorded call as rows of one batch."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+
+from flaxformer.weights.pretrained import load_pretrained
+from tests.parity.recorded import (
+    Recorded,
+    applied,
+    attention_weights,
+    batched,
+    close,
+    cross_entropy,
+    hidden_states,
+    shifted,
+)
+
+
+def check(family, folder=None):
+    """Compares all cases; returns the largest error."""
+    recorded = Recorded(family)
+    model, variables = load_pretrained(folder or recorded.folder)
+    config = json.loads((recorded.folder / "config.json").read_text())
+    start, pad = config["decoder_start_token_id"], config["pad_token_id"]
+    cases = [case for case in recorded.cases if recorded.gave(case, "logits") is not None]
+    sources = [recorded.given(case, "input_ids") for case in cases]
+    masks = [_or_ones(recorded.given(case, "attention_mask"), ids) for case, ids in zip(cases, sources)]
+    targets = [_decoder_inputs(recorded, case, start, pad) for case in cases]
+    seen = [_or_ones(recorded.given(case, "decoder_attention_mask"), ids) for case, ids in zip(cases, targets)]
+    inputs, rows = batched(sources, pad)
+    inputs = {
+        "encoder_input_tokens": inputs,
+        "encoder_valid": batched(masks)[0],
+        "decoder_input_tokens": batched(targets, pad)[0],
+        "decoder_valid": batched(seen)[0],
+    }
+    logits, captured = applied(model, (), variables, inputs)
+    errors = []
+    for case, row, mask, own in zip(cases, rows, masks, seen):
+        if case != "unscaled":
+            errors.append(close(logits[row], recorded.gave(case, "logits"), own))
+        if (labels := recorded.given(case, "labels")) is not None:
+            loss = cross_entropy(logits[row][:, : labels.shape[1]], labels)
+            errors.append(close(loss, recorded.gave(case, "loss")))
+        for stack, where in (("encoder", mask), ("decoder", own)):
+            theirs = recorded.gave(case, f"{stack}_hidden_states")
+            if theirs is None:
+                continue
+            ours = hidden_states(captured, stack)
+            assert len(ours) == len(theirs)
+            errors += [close(mine[row], other, where) for mine, other in zip(ours, theirs)]
+        for name, stack, part, where in (
+            ("encoder_attentions", "encoder", "attention", mask),
+            ("decoder_attentions", "decoder", "self_attention", own),
+            ("cross_attentions", "decoder", "encoder_decoder_attention", own),
+        ):
+            theirs = recorded.gave(case, name)
+            if theirs is None:
+                continue
+            ours = attention_weights(captured, stack, part)
+            assert len(ours) == len(theirs)
+            errors += [_close_weights(mine[row], other, where) for mine, other in zip(ours, theirs)]
+    return max(errors)
+
+
+def _or_ones(mask, ids):
+    return np.ones_like(ids) if mask is None else mask
+
+
+def _decoder_inputs(recorded, case, start, pad):
+    labels = recorded.given(case, "labels")
+    return recorded.given(case, "decoder_input_ids") if labels is None else shifted(labels, start, pad)
+
+
+def _close_weights(ours, theirs, where):
+    ours = np.asarray(jnp.moveaxis(ours, 1, 2))  # [b T N S]
+    return close(ours, np.moveaxis(theirs, 1, 2), where)
