@@ -15,7 +15,7 @@ from flaxformer.configs.configuration import Configuration
 from flaxformer.configs.errors import ConfigurationError, Location
 from flaxformer.configs.files import PathLike
 from flaxformer.configs.flops import matmul_flops
-from flaxformer.configs.loading import default_root
+from flaxformer.configs.loading import chosen_root
 from flaxformer.configs.parsing import read
 from flaxformer.configs.values import Bound, brief, short
 
@@ -111,7 +111,7 @@ def explain(
     'EncoderDecoder'
     """
     configuration = read(name, bindings, search_paths, macros=[root] if root else [])
-    root = root or default_root(configuration)
+    root = chosen_root(configuration, root)
     model = _module(configuration.build(root), root)
     tokens = _token_arguments(model, length)
     variables = jax.eval_shape(lambda: model.init(jax.random.key(0), **_zeros(tokens), enable_dropout=False))

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from flaxformer.configs.errors import ConfigurationError, near_misses
-from flaxformer.configs.old_names import ARCHITECTURES
+from flaxformer.configs.old_names import FILES, without_prefix
 
 PathLike = str | os.PathLike[str]
 
@@ -53,5 +53,6 @@ def _candidates(name: Path, search_paths: Sequence[PathLike]) -> Iterator[Path]:
         yield parent / name
         if name.suffix != ".gin":
             yield parent / f"{name}.gin"
-    if name.as_posix() in ARCHITECTURES:  # google/flaxformer's path of a shipped file
-        yield folder() / ARCHITECTURES[name.as_posix()]
+    old = without_prefix(name.as_posix())
+    if old in FILES:  # google/flaxformer's or T5X's path of a shipped file
+        yield folder() / FILES[old]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from flaxformer.configs.configuration import Configuration
-from flaxformer.configs.errors import ConfigurationError
+from flaxformer.configs.errors import ConfigurationError, near_misses
 from flaxformer.configs.files import PathLike
 from flaxformer.configs.parsing import ROOTS, read
 
@@ -35,7 +35,24 @@ def load(
     1
     """
     configuration = read(name, bindings, search_paths, macros=[root] if root else [])
-    return configuration.build(root or default_root(configuration))
+    return configuration.build(chosen_root(configuration, root))
+
+
+def chosen_root(configuration: Configuration, root: str | None) -> str:
+    """`root`, or the macro that a configuration is about.
+
+    Raises:
+      ConfigurationError: when it is not defined.
+    """
+    if root is None:
+        return default_root(configuration)
+    if root not in configuration:
+        usual = [f" Without a root, {macro} is built." for macro in ROOTS if macro in configuration][:1]
+        raise ConfigurationError(
+            f"the root {root!r} is not defined in {', '.join(map(str, configuration.files))}; "
+            f"{near_misses(root, configuration.macros)}{''.join(usual)}"
+        )
+    return root
 
 
 def default_root(configuration: Configuration) -> str:

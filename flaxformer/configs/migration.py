@@ -4,7 +4,7 @@ Imports and includes are rewritten, and with them every name that they bring; co
 no counterpart is turned into a comment, and listed at the top with what to write instead. A file without old names
 comes out as it went in, so migrating twice changes nothing.
 
-The tables are `old_names` and `old_files`.
+The tables are in `old_names`; what T5X's names mean here is in `flaxformer.t5x`.
 """
 
 from __future__ import annotations

@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import pathlib
-import re
-from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from flaxformer.configs import files, old_files
 from flaxformer.configs.gin_text import Edit, Name, Statement, rewrite
-from flaxformer.configs.old_lookup import longest, missing_module, parameter_of, without_counterpart, without_prefix
-from flaxformer.configs.old_names import (
-    ARCHITECTURES,
-    FLASH_ATTENTION,
-    MODELS,
-    NO_FILE,
-    RUN_MACROS,
-    RUNS,
-    SYMBOLS,
-    USUAL_IMPORTS,
-    No,
+from flaxformer.configs.old_lookup import (
     Symbol,
+    is_old,
+    longest,
+    missing_module,
+    symbol_of,
+    why_not,
+    without_counterpart,
 )
+from flaxformer.configs.old_names import FILES, MODULES, NO_FILE, USUAL_IMPORTS, No, without_prefix
 
 HEADING = "# flaxformer migrate could not map the following; the lines are those of the old file."
 _DYNAMIC = "__gin__.dynamic_registration"
-_RUN_ARGUMENT = ("flaxformer.training.runner.train", "model")  # takes the module where T5X takes the model
 
 
 class Note(NamedTuple):
@@ -66,7 +57,7 @@ class _Import:
     @property
     def old(self) -> bool:
         """Whether it goes: T5X's, or a module that this version lacks."""
-        return missing_module(self.module) is not None
+        return is_old(self.module)
 
 
 class Migrator:
@@ -84,7 +75,7 @@ class Migrator:
         found = [_Import(s, *s.imported) for s in statements if s.imported]
         self.dynamic = any(entry.module == _DYNAMIC for entry in found)
         self.imports = {entry.alias: entry for entry in found if entry.module != _DYNAMIC}
-        self.needed: dict[str, set[str | None]] = {}  # new module -> aliases it was used through; None for new text
+        self.needed: dict[str, set[str | None]] = {}  # new module -> aliases it was used through; None without one
         self.kept: set[str] = set()  # aliases that are still used under their old meaning
         self.usual: set[str] = set()  # modules used without an import, under their usual alias
 
@@ -116,22 +107,19 @@ class Migrator:
     def _binding(self, statement: Statement) -> Symbol | None:
         """Rewrites a binding or the opening of a block; returns the symbol that a block binds."""
         selector = statement.selector
-        if selector is not None and selector.dotted in RUN_MACROS and self._has_run():
-            self._drop(statement, selector.dotted, RUN_MACROS[selector.dotted])
-            return None
-        symbol, rest = (None, []) if selector is None else self._look_up(selector, statement)
+        found = None if selector is None else self._look_up(selector, statement)
         if statement in self.dropped:
             return None
-        if symbol is not None and selector is not None:
-            parameter = ".".join(rest)
-            renamed = parameter_of(symbol, parameter)
-            if isinstance(renamed, No):
-                self._drop(statement, selector.dotted, renamed)
-                return symbol
-            self._replace(selector, symbol, renamed)
-            self._values(statement, symbol, renamed)
+        if found is None or selector is None:
+            self._values(statement)
+            return None
+        symbol, parameter = found
+        why = why_not(symbol, parameter)
+        if why is not None:
+            self._drop(statement, selector.dotted, why)
         else:
-            self._values(statement, None, "")
+            self._replace(selector, symbol, parameter)
+            self._values(statement)
         return symbol
 
     def _child(self, opening: Statement, symbol: Symbol | None, statement: Statement) -> None:
@@ -139,46 +127,39 @@ class Migrator:
         if opening in self.dropped:
             self.dropped.append(statement)
             return
-        parameter = statement.tokens[0]
-        renamed = parameter_of(symbol, parameter.string) if symbol else parameter.string
-        if isinstance(renamed, No):
+        parameter = statement.tokens[0].string
+        why = why_not(symbol, parameter) if symbol else None
+        if why is not None:
             name = opening.selector.dotted if opening.selector else ""
-            self._drop(statement, f"{name}.{parameter.string}", renamed)
-            return
-        if renamed != parameter.string:
-            self.edits.append(Edit(parameter.start, parameter.end, renamed))
-        self._values(statement, symbol, renamed)
+            self._drop(statement, f"{name}.{parameter}", why)
+        else:
+            self._values(statement)
 
-    def _values(self, statement: Statement, symbol: Symbol | None, parameter: str) -> None:
+    def _values(self, statement: Statement) -> None:
         """Rewrites what stands on the right."""
         for name in statement.values:
-            if name.sign == "%" and name.dotted == "MODEL" and symbol and (symbol.name, parameter) == _RUN_ARGUMENT:
-                self.edits.append(Edit(name.start, name.end, "ARCHITECTURE"))
-                continue
-            found, rest = self._look_up(name, statement)
+            found = self._look_up(name, statement)
             if found is not None and statement not in self.dropped:
-                self._replace(name, found, ".".join(rest))
+                self._replace(name, *found)
 
-    def _look_up(self, name: Name, statement: Statement) -> tuple[Symbol | None, list[str]]:
+    def _look_up(self, name: Name, statement: Statement) -> tuple[Symbol, str] | None:
         """The symbol of ours for an old name, and what follows it; drops the statement where there is none."""
         full = self._full(name)
         if full is None:
-            return None, []
-        parts = full.split(".")
-        for end in range(len(parts), 1, -1):
-            symbol = SYMBOLS.get(".".join(parts[:end]))
-            if symbol is not None:
-                return symbol, parts[end:]
+            return None
+        found = symbol_of(full)
+        if found is not None:
+            return found
         why = without_counterpart(full)
         if why is not None:
             self._drop(statement, name.dotted, why)
         elif name.root in self.imports:
             self.kept.add(name.root)
             if full.startswith("seqio."):
-                self._advise(f"{'.'.join(parts[:2])} stays seqio's: pip install 'flaxformer[seqio]'")
+                self._advise(f"{'.'.join(full.split('.')[:2])} stays seqio's: pip install 'flaxformer[seqio]'")
         else:
             self.usual.add(USUAL_IMPORTS[name.root])
-        return None, []
+        return None
 
     def _full(self, name: Name) -> str | None:
         """The dotted path of a name by the file's imports; by T5X's habits in a file that has none."""
@@ -191,14 +172,9 @@ class Migrator:
         return f"{usual}.{rest}" if usual else None
 
     def _replace(self, name: Name, symbol: Symbol, rest: str) -> None:
-        module, _, attribute = symbol.name.rpartition(".")
-        self.needed.setdefault(module, set()).add(name.root if name.root in self.imports else None)
-        text = ".".join(filter(None, (self._alias(module), attribute, rest)))
-        end = name.end_of_call if symbol.uncalled and name.sign == "@" else name.end
-        self.edits.append(Edit(name.start, end, text))
-        if symbol is SYMBOLS["t5x.utils.DatasetConfig"] and not self._has_run():
-            why = No("bind its converter (flaxformer.data.features) and bucket (flaxformer.data.batching) too")
-            self.notes.append(Note(name.start[0], name.dotted, why))
+        self.needed.setdefault(symbol.new, set()).add(name.root if name.root in self.imports else None)
+        text = ".".join(filter(None, (self._alias(symbol.new), symbol.name, rest)))
+        self.edits.append(Edit(name.start, name.end, text))
 
     def _drop(self, statement: Statement, what: str, why: str) -> None:
         self.notes.append(Note(statement.first, what, why))
@@ -213,70 +189,27 @@ class Migrator:
 
     def _include(self, statement: Statement, path: str) -> None:
         old = without_prefix(path)
-        new = ARCHITECTURES.get(old) or MODELS.get(old)
-        if new is not None and (files.folder() / new).is_file():
+        if old in FILES:
             token = statement.tokens[1]
-            self.edits.append(Edit(token.start, token.end, repr(new)))
-            if old in MODELS:
-                self._insert(statement, *old_files.model(old, new))
-        elif old in RUNS:
-            self._run_file(statement, old)
-        elif pathlib.PurePosixPath(old).name == FLASH_ATTENTION and old.startswith("flaxformer/t5x/"):
-            self.removed.append(statement)
-            self._insert(statement, *old_files.FLASH_ATTENTION)
-        else:
-            why = longest(NO_FILE, old, "/")
-            if why is not None:
-                self._drop(statement, repr(path), why)
-
-    def _run_file(self, statement: Statement, old: str) -> None:
-        lengths = self._literal("TASK_FEATURE_LENGTHS")
-        macros = {s.selector.dotted for s in self.statements if s.selector and not s.opens_block}
-        with_loss = self._has(MODELS) or {"Z_LOSS", "LABEL_SMOOTHING", "LOSS_NORMALIZING_FACTOR"} <= macros
-        self.removed.append(statement)
-        self._insert(statement, *old_files.run(old, RUNS[old], lengths, with_loss))
-        if lengths is None:
-            why = No("bind (encoder length, decoder length), or one length for a decoder-only model")
-            self.notes.append(Note(statement.first, "batching.Bucket.lengths", why))
-        if RUNS[old] == "finetune":
-            self.notes.append(Note(statement.first, "INITIAL_CHECKPOINT_PATH", RUN_MACROS["INITIAL_CHECKPOINT_PATH"]))
-            why = No(
-                "steps are counted from 0 here, where T5X went on from the initial checkpoint's: bind the difference"
-            )
-            self.notes.append(Note(statement.first, "TRAIN_STEPS", why))
-
-    def _has(self, table: Iterable[str]) -> bool:
-        return any(s.included is not None and without_prefix(s.included) in table for s in self.statements)
-
-    def _has_run(self) -> bool:
-        return self._has(RUNS)
-
-    def _literal(self, macro: str) -> Mapping[str, int] | None:
-        """The dict that the file binds to a macro, where it is written out."""
-        for statement in self.statements:
-            if statement.selector and statement.selector.dotted == macro:
-                try:
-                    found = ast.literal_eval(statement.value_text)
-                except (ValueError, SyntaxError):
-                    return None
-                return found if isinstance(found, dict) else None
-        return None
-
-    def _insert(self, statement: Statement, text: str, modules: Iterable[str]) -> None:
-        """Puts new gin text behind a statement, with its imports at the top."""
-        for module in modules:
-            last = module.rpartition(".")[2]
-            self.needed.setdefault(module, set()).add(None)
-            alias = self._alias(module)
-            text = re.sub(rf"(?<![\w.]){last}\.(?!gin)", f"{alias}.", text) if alias != last else text
-        self.inserted.setdefault(statement.last, []).extend(["", *text.rstrip("\n").split("\n")])
+            self.edits.append(Edit(token.start, token.end, repr(FILES[old])))
+            return
+        why = longest(NO_FILE, old, "/")
+        if why is not None:
+            self._drop(statement, repr(path), why)
 
     # Imports.
 
     def _alias(self, module: str) -> str:
-        """The name that a module of ours has in the new file."""
+        """The name that a module of ours has in the new file: that of the old one where it can stay."""
         for alias, entry in self.imports.items():
             if entry.module == module:
+                return alias
+        for alias, entry in self.imports.items():
+            stands_for = MODULES.get(entry.module)
+            if entry.old and stands_for is not None and stands_for.name == module and "." not in alias:
+                return alias
+        for alias, old in {} if self.dynamic else USUAL_IMPORTS.items():
+            if old in MODULES and MODULES[old].name == module and old != "seqio" and alias not in self.imports:
                 return alias
         last = module.rpartition(".")[2]
         taken = self.imports.get(last)

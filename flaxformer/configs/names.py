@@ -35,8 +35,10 @@ class Names:
         try:
             module = importlib.import_module(statement.module)
         except ImportError as error:
+            old = statement.module.partition(".")[0] == "t5x"
+            advice = "Rewrite the file: flaxformer migrate OLD.gin > new.gin" if old else "Install what provides it"
             raise ConfigurationError(
-                f"cannot import {statement.module!r} ({error}). Install what provides it, or take the import out."
+                f"cannot import {statement.module!r} ({error}). {advice}, or take the import out."
             ) from error
         self._configuration.modules.setdefault(statement.module)
         name = statement.bound_name()

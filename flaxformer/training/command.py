@@ -17,12 +17,15 @@ A run file names its parts and binds them, for example:
 
     flaxformer train --gin_file=run.gin --gin.TRAIN_STEPS=1000 --gin.MODEL_DIR="'runs/first'"
 
+Files written for T5X bind `flaxformer.t5x.train.train` in its place: see `t5x/runs/pretrain.gin`.
+
 The flags are those of T5X: see `flaxformer.configs.flags`. What a run was started with is written to its `config.gin`.
 """
 
 import argparse
 import os
 import pathlib
+from collections.abc import Callable
 
 from flaxformer import configs
 from flaxformer.configs import flags
@@ -47,10 +50,20 @@ def run(arguments: argparse.Namespace) -> None:
       ValueError: for what is wrong in the files, and for what `runner.train` refuses.
     """
     configuration = flags.configuration(arguments, MACROS)
-    bound = configuration.bound(runner.train, ()).get("run_dir")
+    entry, folder = _entry(configuration)
+    bound = configuration.bound(entry, ()).get(folder)
     if bound is not None:
         _write_config(configuration.evaluate(bound.value), arguments)
-    configuration.configured(runner.train)()
+    configuration.configured(entry)()
+
+
+def _entry(configuration: configs.Configuration) -> tuple[Callable[..., object], str]:
+    """What the files bind, and the name of its run's folder: `runner.train`, or T5X's `train`."""
+    if "flaxformer.t5x.train.train" in configuration.targets:
+        from flaxformer.t5x.train import train  # files written for T5X name it
+
+        return train, "model_dir"
+    return runner.train, "run_dir"
 
 
 def _write_config(run_dir: str | os.PathLike, arguments: argparse.Namespace) -> None:

@@ -151,3 +151,14 @@ def test_a_python_function_takes_the_parameters_bound_for_it(write):
     configuration = configs.read(path)
     assert configuration.configured(toy.needs_binding)(rate=0.1) == (5, 0.1)
     assert "SIZE" not in configuration
+
+
+def test_a_root_that_is_not_defined_is_named_with_what_is():
+    with pytest.raises(
+        configs.ConfigurationError, match=r"the root 'ARCHITECTUR' is not defined in .*did you mean ARCHITECTURE\?"
+    ):
+        configs.load("t5_1_1/tiny", root="ARCHITECTUR")
+    with pytest.raises(
+        configs.ConfigurationError, match="the root 'MODLE' is not .* Without a root, ARCHITECTURE is built"
+    ):
+        configs.load("t5_1_1/tiny", root="MODLE")

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 from flaxformer import configs
+from flaxformer.architectures.repeat import stack_layer_params
 from flaxformer.configs.explanation import parameter_table
 
 # Measured on the published configurations: parameters, arrays.
@@ -69,6 +70,25 @@ def test_umt5_is_t5_1_1_with_a_large_vocabulary_and_a_relative_bias_per_layer(na
     more_biases = 2 * layers - 2
     expected = parameters + vocabulary + more_biases * 32 * heads, arrays + more_biases
     assert counted(abstract_variables(configs.load(name))) == expected
+
+
+@pytest.mark.parametrize("name", by_cost(f"t5x/models/{name}" for name in ("t5_small", "byt5_small", "mt5_xxl")))
+def test_model_files_hold_the_published_module(name):
+    family, _, size = name.rpartition("/")[2].rpartition("_")
+    module = configs.load(name).module
+    assert counted(abstract_variables(module)) == PUBLISHED[f"{'t5_1_0' if family == 't5' else family}/{size}"]
+
+
+def test_scanned_layers_are_one_include_away():
+    model = configs.load(["umt5/tiny", "t5_1_1/scanned"])
+    stacked = jax.eval_shape(lambda: stack_layer_params(abstract_params(configs.load("umt5/tiny"))))
+    variables = abstract_variables(model)
+    assert model.scan_layers
+    assert jax.tree.map(jnp.shape, variables["params"]) == jax.tree.map(jnp.shape, stacked)
+
+
+def abstract_params(model):
+    return jax.tree.map(lambda x: jnp.zeros(x.shape), abstract_variables(model)["params"])
 
 
 def test_every_family_has_its_parts_and_a_tiny_size():
