@@ -2,7 +2,8 @@
 
 A lazy bias never exists as `[N T S]`. A kernel asks for the block it works on, and for the gradient of the few numbers
 behind it. Where a rule gives one number for a whole block (`uniform`: T5's buckets far from the diagonal), the kernel
-adds that number and no matrix at all.
+adds that number and no matrix at all. Some biases (`relative_keys`) are products with the queries, which are then
+handed to the rule.
 
 Glossary:
 
@@ -44,20 +45,28 @@ from flaxformer.components.relative_position_biases import relative_bias, relati
 from flaxformer.types import Array
 
 Gradient: TypeAlias = Any
+Queries: TypeAlias = Array | None  # [b n q H]
 
 
 class Bias:
     """Base of all biases."""
 
-    def block(self, place: Place) -> Float[Array, "#b #n #q #k"]:
-        """What to add to the logits of one block."""
+    needs_query = False  # whether the rules look at the queries
+
+    def block(self, place: Place, query: Queries = None) -> Float[Array, "#b #n #q #k"]:
+        """What to add to the logits of one block.
+
+        Args:
+          place: the block.
+          query: its queries `[b n q H]`, multiplied by the scale of the logits; only for a bias that `needs_query`.
+        """
         raise NotImplementedError
 
     def uniform(self, grid: Grid) -> Bool[np.ndarray, "q k"]:
-        """The blocks throughout which the bias of a head is one number, known while tracing."""
+        """The blocks throughout which the bias of a head and query is one number, known while tracing."""
         return np.zeros((grid.query_count, grid.key_count), bool)
 
-    def number(self, place: Place) -> Float[Array, "#b #n 1 1"]:
+    def number(self, place: Place, query: Queries = None) -> Float[Array, "#b #n #q 1"]:
         """What to add in a uniform block."""
         raise NotImplementedError
 
@@ -69,10 +78,10 @@ class Bias:
         """This bias for longer sequences. What it says about the added pairs means nothing."""
         return self
 
-    def dense(self, query_length: int, key_length: int) -> Float[Array, "#B #N T S"]:
-        """The whole bias."""
-        rows, heads = self.shape
-        block = self.block(Place(0, rows, 0, heads, 0, query_length, 0, key_length))
+    def dense(self, query_length: int, key_length: int, query: Queries = None) -> Float[Array, "#B #N T S"]:
+        """The whole bias; `query` as in `block`."""
+        rows, heads = self.shape if query is None else query.shape[:2]
+        block = self.block(Place(0, rows, 0, heads, 0, query_length, 0, key_length), query)
         return jnp.broadcast_to(block, (*block.shape[:2], query_length, key_length))
 
     @property
@@ -83,27 +92,48 @@ class Bias:
     def validate(self, query_length: int, key_length: int) -> None:
         """Raises a ValueError unless the arrays inside fit queries and keys of these lengths."""
 
+    def validate_width(self, width: int) -> None:
+        """Raises a ValueError unless the arrays inside fit queries of this width, for a bias that `needs_query`."""
+
     def zero_gradient(self) -> Gradient:
         """Where `add_gradient` starts."""
         return [jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)) for x in parameters(self)]
 
     def add_gradient(
-        self, total: Gradient, scores: Float[Array, "b n #q #k"], place: Place, uniform: bool = False
+        self,
+        total: Gradient,
+        scores: Float[Array, "b n q #k"],
+        place: Place,
+        uniform: bool = False,
+        query: Queries = None,
     ) -> Gradient:
         """`total` and the gradient of the parameters that a block contributes.
 
         Args:
           total: the gradient so far.
-          scores: the gradient of the block's logits, already summed over queries and keys where `uniform`.
+          scores: the gradient of the block's logits, already summed over keys where `uniform`.
           place: the block.
           uniform: whether `number` rather than `block` was added.
+          query: as in `block`.
         """
         kind = cast(Any, type(self))
         rule = kind.number if uniform else kind.block
         values, *rest = split(self)
-        _, pull = jax.vjp(lambda values: jnp.broadcast_to(rule(join(values, *rest), place), scores.shape), values)
+        if uniform and not self.needs_query:
+            scores = scores.sum(2, keepdims=True)
+        _, pull = jax.vjp(
+            lambda values: jnp.broadcast_to(rule(join(values, *rest), place, query), scores.shape), values
+        )
         (gradient,) = pull(scores)
         return [so_far + more.astype(so_far.dtype) for so_far, more in zip(total, gradient, strict=True)]
+
+    def query_gradient(
+        self, scores: Float[Array, "b n q #k"], place: Place, query: Float[Array, "b n q H"], uniform: bool = False
+    ) -> Float[Array, "b n q H"]:
+        """What the bias of a block adds to the gradient of its queries; arguments as in `add_gradient`."""
+        rule = self.number if uniform else self.block
+        _, pull = jax.vjp(lambda query: jnp.broadcast_to(rule(place, query), scores.shape), query)
+        return pull(scores)[0]
 
     def __add__(self, other: Bias | Array | None) -> Bias:
         return self if other is None else SumBias((self, as_bias(other)))
@@ -123,7 +153,7 @@ class ArrayBias(Bias):
     def shape(self) -> tuple[int, int]:
         return self.array.shape[0], self.array.shape[1]
 
-    def block(self, place: Place) -> Float[Array, "#b #n #q #k"]:
+    def block(self, place: Place, query: Queries = None) -> Float[Array, "#b #n #q #k"]:
         x = self.array
         for axis, (start, size) in enumerate(_ranges_of(place)):
             x = cut(x, start, size, axis=axis)
@@ -142,7 +172,12 @@ class ArrayBias(Bias):
             )
 
     def add_gradient(
-        self, total: Gradient, scores: Float[Array, "b n q k"], place: Place, uniform: bool = False
+        self,
+        total: Gradient,
+        scores: Float[Array, "b n q #k"],
+        place: Place,
+        uniform: bool = False,
+        query: Queries = None,
     ) -> Gradient:
         (so_far,) = total
         alike = tuple(axis for axis in range(4) if so_far.shape[axis] == 1)
@@ -152,7 +187,7 @@ class ArrayBias(Bias):
         return [jax.lax.dynamic_update_slice(so_far, there + scores, starts)]
 
 
-class _Positional(Bias):
+class Positional(Bias):
     """What biases by position share: they own `query_positions` and `key_positions`."""
 
     query_positions: Int[Array, "#B T"] | None
@@ -188,7 +223,7 @@ class _Positional(Bias):
 
 
 @flax.struct.dataclass
-class TableBias(_Positional):
+class TableBias(Positional):
     """T5's bias: a learned number for each head and bucket of relative positions.
 
     Attributes:
@@ -215,7 +250,7 @@ class TableBias(_Positional):
     def _rule(self) -> dict[str, Any]:
         return {"bidirectional": self.bidirectional, "max_distance": self.max_distance}
 
-    def block(self, place: Place) -> Float[Array, "#b n q k"]:
+    def block(self, place: Place, query: Queries = None) -> Float[Array, "#b n q k"]:
         table = self._heads(place)
         if self.bound:
             return relative_bias(table, *self.positions(place), **self._rule)
@@ -234,7 +269,7 @@ class TableBias(_Positional):
         furthest = self._bucket(key_high[0][None] - query_low[0][:, None])
         return cast(np.ndarray, nearest == furthest)
 
-    def number(self, place: Place) -> Float[Array, "1 n 1 1"]:
+    def number(self, place: Place, query: Queries = None) -> Float[Array, "1 n 1 1"]:
         return self._heads(place)[None, :, self._bucket(jnp.asarray(place.key - place.query)), None, None]
 
     def _bucket(self, relative: Int[Known, "*n"]) -> Int[Known, "*n"]:
@@ -246,7 +281,7 @@ class TableBias(_Positional):
 
 
 @flax.struct.dataclass
-class AlibiBias(_Positional):
+class AlibiBias(Positional):
     """`-slope * |key position - query position|`, one slope per head.
 
     Attributes:
@@ -266,15 +301,15 @@ class AlibiBias(_Positional):
     def shape(self) -> tuple[int, int]:
         return self._rows(), self.slopes.shape[0]
 
-    def block(self, place: Place) -> Float[Array, "#b n q k"]:
-        query, key = self.positions(place)
-        distance = jnp.abs(key[:, None, None, :] - query[:, None, :, None]).astype(jnp.float32)
+    def block(self, place: Place, query: Queries = None) -> Float[Array, "#b n q k"]:
+        queries, keys = self.positions(place)
+        distance = jnp.abs(keys[:, None, None, :] - queries[:, None, :, None]).astype(jnp.float32)
         slopes = self.slopes.astype(jnp.promote_types(self.slopes.dtype, jnp.float32))
         return -cut(slopes, place.head, place.heads, axis=0)[None, :, None, None] * distance
 
 
 @flax.struct.dataclass
-class FunctionBias(_Positional):
+class FunctionBias(Positional):
     """Any function of two position vectors.
 
     Attributes:
@@ -294,7 +329,7 @@ class FunctionBias(_Positional):
     def shape(self) -> tuple[int, int]:
         return self._rows(), self.heads
 
-    def block(self, place: Place) -> Float[Array, "#b n q k"]:
+    def block(self, place: Place, query: Queries = None) -> Float[Array, "#b n q k"]:
         bias = self.function(self.values, *self.positions(place))
         return cut(bias, place.head, place.heads, axis=1).astype(jnp.promote_types(bias.dtype, jnp.float32))
 
@@ -306,17 +341,21 @@ class SumBias(Bias):
     parts: tuple[Bias, ...]
 
     @property
+    def needs_query(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return any(part.needs_query for part in self.parts)
+
+    @property
     def shape(self) -> tuple[int, int]:
         return tuple(max(sizes) for sizes in zip(*(part.shape for part in self.parts), strict=True))
 
-    def block(self, place: Place) -> Float[Array, "#b #n #q #k"]:
-        return sum((part.block(place) for part in self.parts[1:]), start=self.parts[0].block(place))
+    def block(self, place: Place, query: Queries = None) -> Float[Array, "#b #n #q #k"]:
+        return sum((part.block(place, query) for part in self.parts[1:]), start=self.parts[0].block(place, query))
 
     def uniform(self, grid: Grid) -> Bool[np.ndarray, "q k"]:
         return np.all([part.uniform(grid) for part in self.parts], axis=0)
 
-    def number(self, place: Place) -> Float[Array, "#b #n 1 1"]:
-        return sum((part.number(place) for part in self.parts[1:]), start=self.parts[0].number(place))
+    def number(self, place: Place, query: Queries = None) -> Float[Array, "#b #n #q 1"]:
+        return sum((part.number(place, query) for part in self.parts[1:]), start=self.parts[0].number(place, query))
 
     def at(self, query_positions: Array | None, key_positions: Array | None) -> Bias:
         return SumBias(tuple(part.at(query_positions, key_positions) for part in self.parts))
@@ -328,18 +367,33 @@ class SumBias(Bias):
         for part in self.parts:
             part.validate(query_length, key_length)
 
+    def validate_width(self, width: int) -> None:
+        for part in self.parts:
+            part.validate_width(width)
+
     def zero_gradient(self) -> Gradient:
         return [zero for part in self.parts for zero in part.zero_gradient()]
 
     def add_gradient(
-        self, total: Gradient, scores: Float[Array, "b n #q #k"], place: Place, uniform: bool = False
+        self,
+        total: Gradient,
+        scores: Float[Array, "b n q #k"],
+        place: Place,
+        uniform: bool = False,
+        query: Queries = None,
     ) -> Gradient:
         rest, added = list(total), []
         for part in self.parts:
             count = len(parameters(part))
-            added += part.add_gradient(rest[:count], scores, place, uniform)
+            added += part.add_gradient(rest[:count], scores, place, uniform, query)
             rest = rest[count:]
         return added
+
+    def query_gradient(
+        self, scores: Float[Array, "b n q #k"], place: Place, query: Float[Array, "b n q H"], uniform: bool = False
+    ) -> Float[Array, "b n q H"]:
+        parts = [part.query_gradient(scores, place, query, uniform) for part in self.parts if part.needs_query]
+        return sum(parts[1:], start=parts[0])
 
 
 @overload

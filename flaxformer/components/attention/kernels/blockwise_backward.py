@@ -88,19 +88,23 @@ def _differentiate_key_block(program: Program, j, rows: _Rows, key, value, d_que
         q, d_x = (lax.dynamic_index_in_dim(x, i, 2, keepdims=False) for x in (rows.query, rows.d_output))
         log_sum_exp, delta = (cut(x, place.query, place.queries) for x in (rows.log_sum_exp, rows.delta))
         logits, slope = program.logits(q, keys)
-        number = 0.0 if careful else program.number(place)
+        number = 0.0 if careful else program.number(place, q)
         if careful:
-            logits = program.add_careful(logits, place)
+            logits = program.add_careful(logits, place, q)
         weights = jnp.exp(logits - (log_sum_exp - number)[..., None])
         folded = (setting.rows, setting.kv_heads, -1, grid.key_size)
         dropped = program.drop(weights, place).reshape(folded)
         d_values += product("bkrs,bkrv->bksv", dropped, d_x, precision)
         d_weights = product("bkrv,bksv->bkrs", d_x, values, precision).reshape(weights.shape)
         d_logits = weights * (program.drop(d_weights, place) - delta[..., None])
+        summed = d_logits if careful else d_logits.sum(3, keepdims=True)
+        bias_query = program.bias_query(q)
         if bias_wanted:
-            d_bias = cast(biases.Bias, program.bias).add_gradient(
-                d_bias, d_logits if careful else d_logits.sum((2, 3), keepdims=True), place, uniform=not careful
-            )
+            d_bias = cast(biases.Bias, program.bias).add_gradient(d_bias, summed, place, not careful, bias_query)
+        by_bias = None
+        if bias_query is not None:
+            by_bias = cast(biases.Bias, program.bias).query_gradient(summed, place, bias_query, not careful)
+            by_bias = (by_bias if scales_query(q) else by_bias * setting.scale).reshape(q.shape)
         if slope is not None:
             d_logits *= slope
         if not scales_query(q):
@@ -109,6 +113,8 @@ def _differentiate_key_block(program: Program, j, rows: _Rows, key, value, d_que
         d_keys += product("bkrs,bkrh->bksh", d_logits, q, precision)
         more = lax.dynamic_index_in_dim(d_queries, i, 2, keepdims=False)
         more += product("bkrs,bksh->bkrh", d_logits, keys, precision)
+        if by_bias is not None:
+            more += by_bias
         return d_keys, d_values, lax.dynamic_update_index_in_dim(d_queries, more, i, 2), d_bias
 
     d_keys, d_values = (jnp.zeros(x.shape, d_queries.dtype) for x in (keys, values))

@@ -57,9 +57,9 @@ def _attend_query_block(program: Program, i, query, keys, values, sinks) -> tupl
         place = program.place(i, j)
         logits, _ = program.logits(q, cut(keys, place.key, place.keys, axis=2))
         if careful:
-            logits, number = program.add_careful(logits, place), 0.0
+            logits, number = program.add_careful(logits, place, q), 0.0
         else:
-            number = program.number(place)
+            number = program.number(place, q)
         new_highest = jnp.maximum(highest, logits.max(-1) + number)
         weights = jnp.exp(logits - (new_highest - number)[..., None])
         shrink = jnp.exp(highest - new_highest)

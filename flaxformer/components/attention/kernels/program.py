@@ -99,19 +99,27 @@ class Program(NamedTuple):
         bent = jnp.tanh(logits / setting.softcap)
         return setting.softcap * bent, 1 - bent**2
 
-    def add_careful(self, logits: Array, place: Place) -> Array:
+    def add_careful(self, logits: Array, place: Place, query: Array) -> Array:
         """The logits with bias and mask."""
         if self.bias is not None:
-            logits = logits + self.bias.block(place)
+            logits = logits + self.bias.block(place, self.bias_query(query))
         if self.data.mask is not None:
             mask = jax.tree.map(lambda x: cut(x, place.row, place.rows, axis=0), self.data.mask)
             seen = mask.block(place.query, place.queries, place.key, place.keys)
             logits = jnp.where(cut(seen, place.head, place.heads, axis=1), logits, -jnp.inf)
         return logits
 
-    def number(self, place: Place) -> Array | float:
-        """What a plain block adds to all its logits of one query, `[#b #n 1]`."""
-        return 0.0 if self.bias is None else self.bias.number(place)[..., 0]
+    def number(self, place: Place, query: Array) -> Array | float:
+        """What a plain block adds to all its logits of one query, `[#b #n #q]`."""
+        return 0.0 if self.bias is None else self.bias.number(place, self.bias_query(query))[..., 0]
+
+    def bias_query(self, query: Float[Array, "b k g*q H"]) -> Array | None:
+        """The queries `[b n q H]` as a bias wants them, if it does."""
+        if self.bias is None or not self.bias.needs_query:
+            return None
+        setting = self.setting
+        query = query.reshape(setting.rows, setting.heads, setting.grid.query_size, query.shape[-1])
+        return query if scales_query(query) else query.astype(jnp.float32) * setting.scale
 
     def drop(self, weights: Array, place: Place) -> Array:
         """Dropout, the same for weights and for their gradients."""

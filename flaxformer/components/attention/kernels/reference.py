@@ -90,7 +90,8 @@ def _logits(asked: request.Request) -> Float[Array, "B N T S"]:
     if asked.softcap is not None:
         logits = asked.softcap * jnp.tanh(logits / asked.softcap)
     if asked.bias is not None:
-        logits += asked.bias.dense(length, keys)
+        scaled = query.swapaxes(1, 2).astype(logits.dtype) * asked.scale if asked.bias.needs_query else None
+        logits += asked.bias.dense(length, keys, scaled)
     if asked.mask is not None:
         logits = jnp.where(asked.mask.dense(length, keys), logits, -jnp.inf)
     return logits

@@ -68,6 +68,8 @@ def check(
         if part is not None:
             part.validate(query_length, key.shape[1])
             _check_batch(part, batch)
+    if bias is not None:
+        bias.validate_width(query.shape[3])
     _check_head_axes(mask, bias, num_heads)
     if sinks is not None and sinks.shape != (num_heads,):
         raise ValueError(f"sinks have shape {sinks.shape}; expected ({num_heads},), one logit per query head.")

@@ -6,6 +6,7 @@ import numpy as np
 
 from flaxformer.components.attention import masks
 from flaxformer.components.attention.kernels import biases
+from flaxformer.components.attention.kernels.relative_keys import RelativeKeys
 
 B, T, S, N, K, H = 2, 6, 7, 4, 2, 8  # uneven against blocks of 4 queries and 3 keys
 
@@ -64,6 +65,14 @@ CASES = {
             + normal(1, 1, T, S, seed=8)
         },
         "kv_heads": 1,
+    },
+    "relative keys": {"given": {"bias": RelativeKeys(normal(3, H, seed=6))}, "mask": masks.Causal()},
+    "relative keys at positions": {
+        "given": {
+            "bias": RelativeKeys(normal(4, N, H, seed=6), False).at(POSITIONS, np.arange(S)[None])
+            + biases.TableBias(normal(N, 8, seed=7), True, 6)
+        },
+        "scale": 0.5,
     },
     "softcap": {"softcap": 1.5, "scale": 1.0, "given": {"bias": biases.TableBias(normal(N, 8, seed=6), True, 6)}},
     "dropout": {"dropout_rate": 0.4, "given": {"sinks": normal(N, seed=4)}, "mask": masks.Causal()},

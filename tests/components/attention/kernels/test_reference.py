@@ -16,7 +16,8 @@ def attend_numpy(query, key, value, **options):
     (batch, length, num_heads, _), keys = query.shape, key.shape[1]
     shape = (batch, num_heads, length, keys)
     seen = np.broadcast_to(True if asked.mask is None else asked.mask.dense(length, keys), shape)
-    bias = np.broadcast_to(0.0 if asked.bias is None else asked.bias.dense(length, keys), shape)
+    scaled = np.swapaxes(query, 1, 2) * asked.scale
+    bias = np.broadcast_to(0.0 if asked.bias is None else asked.bias.dense(length, keys, scaled), shape)
     kept = np.ones(shape)
     if asked.dropout_rate:
         place = Place(0, batch, 0, num_heads, 0, length, 0, keys)
