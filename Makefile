@@ -11,7 +11,7 @@ help:
 	@echo "make demo         train a model that pronounces English words, and show what it says"
 	@echo "make test         the tests"
 	@echo "make test-slow    the long tests"
-	@echo "make test-extras  the tests that need seqio with its TensorFlow, in an environment of their own"
+	@echo "make test-extras  the tests that need seqio with its TensorFlow or tokenizers, in an environment of their own"
 	@echo "make lint         ruff and pyright"
 	@echo "make bench        the benchmarks"
 
@@ -24,7 +24,7 @@ test: .venv/test.stamp
 test-slow: .venv/test.stamp
 	.venv/bin/python -m pytest -n 2 -m "slow and not extras" $(PYTEST_ARGS)
 
-test-extras: .venv-extras/test,seqio.stamp
+test-extras: .venv-extras/test,seqio,tokenizers.stamp
 	.venv-extras/bin/python -m pytest -m extras $(PYTEST_ARGS)
 
 lint: .venv/lint.stamp

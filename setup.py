@@ -68,6 +68,7 @@ setup(
         "demo": DEMO,
         "weights": ["tensorstore>=0.1.64", "safetensors>=0.4", "rich>=13"],
         "seqio": ["seqio>=0.0.19"],
+        "tokenizers": ["sentencepiece>=0.2", "tokenizers>=0.20"],
         "test": TEST,
         "benchmarks": ["rich>=13", "matplotlib>=3.8"],
         "docs": ["mkdocs>=1.6", "mkdocstrings[python]>=0.26"],
