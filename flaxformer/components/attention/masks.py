@@ -142,7 +142,7 @@ class Window(Mask):
         furthest = key_high[:, None, :] - query_low[:, :, None]
         left = -np.inf if self.left is None else -self.left
         right = np.inf if self.right is None else self.right
-        return _classify(hidden=(furthest < left) | (nearest > right), visible=(nearest >= left) & (furthest <= right))
+        return classify(hidden=(furthest < left) | (nearest > right), visible=(nearest >= left) & (furthest <= right))
 
 
 @flax.struct.dataclass
@@ -181,7 +181,7 @@ class Segments(Mask):
         query_low, query_high = (x[:, :, None] for x in ranges_of(self.query_ids, grid.query_size))
         key_low, key_high = (x[:, None, :] for x in ranges_of(self.key_ids, grid.key_size))
         alike = (query_low == query_high) & (key_low == key_high) & (query_low == key_low)
-        return _classify(hidden=(query_high < key_low) | (query_low > key_high), visible=alike)
+        return classify(hidden=(query_high < key_low) | (query_low > key_high), visible=alike)
 
 
 @flax.struct.dataclass
@@ -208,8 +208,8 @@ class Padding(Mask):
         return seen
 
     def visibility(self, grid: Grid) -> Int8[Known, "#B q k"]:
-        query = _flagged(self.query_valid, grid.query_count, grid.query_size)[:, :, None]
-        key = _flagged(self.key_valid, grid.key_count, grid.key_size)[:, None, :]
+        query = flagged(self.query_valid, grid.query_count, grid.query_size)[:, :, None]
+        key = flagged(self.key_valid, grid.key_count, grid.key_size)[:, None, :]
         return namespace(query, key).minimum(query, key)
 
 
@@ -230,7 +230,7 @@ class KeyLengths(Mask):
     def visibility(self, grid: Grid) -> Int8[Known, "#B q k"]:
         first = np.arange(grid.key_count)[None, :] * grid.key_size
         lengths = self.lengths[:, None]
-        key = _classify(hidden=first >= lengths, visible=first + grid.key_size <= lengths)
+        key = classify(hidden=first >= lengths, visible=first + grid.key_size <= lengths)
         return namespace(key).broadcast_to(key[:, None, :], (key.shape[0], grid.query_count, grid.key_count))
 
     def validate(self, query_length: int, key_length: int) -> None:
@@ -259,7 +259,7 @@ class ArrayMask(Mask):
         lengths = (grid.query_count * grid.query_size, grid.key_count * grid.key_size)
         seen = namespace(self.array).broadcast_to(self.array, (*shape[:-2], *lengths))
         blocks = seen.reshape(shape[0], -1, grid.query_count, grid.query_size, grid.key_count, grid.key_size)
-        return _classify(hidden=~blocks.any((1, 3, 5)), visible=blocks.all((1, 3, 5)))
+        return classify(hidden=~blocks.any((1, 3, 5)), visible=blocks.all((1, 3, 5)))
 
     def pad(self, query_length: int, key_length: int) -> Mask:
         array = self.array if self.array.shape[-1] == 1 else grow(self.array, key_length)
@@ -368,12 +368,14 @@ def _parts(mask: Mask, kind: type[_Several]) -> tuple[Mask, ...]:
     return mask.parts if isinstance(mask, kind) else (mask,)
 
 
-def _flagged(flags: Known | None, count: int, size: int) -> Int8[Known, "#B n"]:
+def flagged(flags: Known | None, count: int, size: int) -> Int8[Known, "#B n"]:
+    """HIDDEN, MIXED or VISIBLE for `count` blocks of flags; None = all are set."""
     if flags is None:
         return np.full((1, count), VISIBLE, np.int8)
     every, some = ranges_of(flags, size)
-    return _classify(hidden=~some, visible=every)
+    return classify(hidden=~some, visible=every)
 
 
-def _classify(hidden: Known, visible: Known) -> Int8[Known, "*n"]:
+def classify(hidden: Known, visible: Known) -> Int8[Known, "*n"]:
+    """HIDDEN, MIXED or VISIBLE from what is certain; `hidden` wins."""
     return (~hidden).astype(np.int8) * (visible.astype(np.int8) + np.int8(1))

@@ -8,6 +8,7 @@ import pytest
 from flaxformer.components.attention import masks
 from flaxformer.components.attention.blocks import Grid
 from flaxformer.components.attention.masks import HIDDEN, VISIBLE, Causal, KeyLengths, Padding, Segments, Window
+from flaxformer.components.attention.reach import Blocks, Dilated, Flagged, Global, RandomBlocks
 
 B, T, S = 2, 6, 8
 
@@ -42,6 +43,13 @@ single_masks = st.one_of(
     integers((B,), 0, S).map(KeyLengths),
     integers((B, 2, T, S), 0, 1).map(lambda x: masks.ArrayMask(x.astype(bool))),
     integers((1, 1, 1, S), 0, 1).map(lambda x: masks.ArrayMask(x.astype(bool))),
+    st.tuples(st.integers(1, 3), reach, reach, bound).map(lambda x: Dilated(*x[:3]).at(*x[3])),
+    st.tuples(st.integers(1, 4), st.integers(0, 2), st.integers(0, 1), bound).map(lambda x: Blocks(*x[:3]).at(*x[3])),
+    st.tuples(st.sampled_from([((0, 1),), ((1, 3), (5, 6))]), st.booleans(), bound).map(
+        lambda x: Global(*x[:2]).at(*x[2])
+    ),
+    st.tuples(flags(T), flags(S)).map(lambda x: Flagged(*x)),
+    st.tuples(st.integers(1, 3), st.integers(0, 2), bound).map(lambda x: RandomBlocks(x[0], 4, x[1]).at(*x[2])),
 )
 any_mask = st.recursive(
     single_masks,
