@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Int
 
+from flaxformer.decoding.checks import Fault
 from flaxformer.decoding.model_session import ModelSession
 from flaxformer.decoding.prompts import make_prompts
 from flaxformer.decoding.strategies.base import Request, Strategy
@@ -25,12 +26,16 @@ class Running(flax.struct.PyTreeNode):
       tokens: `[R]`, written last and not read yet.
       memory: what the model remembers.
       state: the strategy's.
+      written: steps so far.
+      fault: what was wrong with logits, where the loop checks them.
     """
 
     context: Any
     tokens: Int[Array, " R"]
     memory: Any
     state: Any
+    written: Int[Array, ""]
+    fault: Fault | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,12 +47,14 @@ class Loop:
       strategy: what chooses.
       request: what is asked of every item.
       bos_id: the start token, or None.
+      checks: whether to look for logits that are no numbers.
     """
 
     session: ModelSession
     strategy: Strategy
     request: Request
     bos_id: int | None
+    checks: bool = False
 
     def begin(self, variables: Mapping[str, Any], inputs: Mapping[str, Array], rng: PRNGKey) -> Running:
         """Reads the inputs and writes the first token of every row.
@@ -58,15 +65,27 @@ class Loop:
           ValueError: when the model's vocabulary has no such EOS, or the strategy wants more than it has.
         """
         session, strategy = self.session, self.strategy
-        prompts = make_prompts(inputs, self.request.batch, self.bos_id)
+        prompts = make_prompts(inputs, self.request.batch * session.copies, self.bos_id)
         context = session.open(variables, inputs)
         cache_length = prompts.tokens.shape[1] + self.request.max_new_tokens - (not strategy.reads_last)
         logits, context, memory = session.prefill(context, prompts, cache_length)
         check_vocabulary(strategy, self.request, logits.shape[-1])
-        state = strategy.init(self.request, prompts, rng)
+        fault = Fault.none().note(logits, 0) if self.checks else None
+        fault = None if fault is None else fault.replace(row=fault.row * strategy.width)
+        state = strategy.init(self.request, prompts.first(self.request.batch), rng)
         logits = jnp.repeat(logits, strategy.width, axis=0)  # equal rows: no reordering
-        tokens, _, state = strategy.update(logits, state)
-        return Running(context, tokens, session.expand(memory, strategy.width), state)
+        tokens, _, state = strategy.update(logits, state, **self._seen(memory))
+        return Running(
+            context,
+            tokens,
+            session.expand(memory, strategy.width, branching=True),
+            state,
+            jnp.ones((), jnp.int32),
+            fault,
+        )
+
+    def _seen(self, memory: Any) -> dict[str, Any]:
+        return {"hidden": memory.hidden} if self.strategy.wants_hidden else {}
 
     def done(self, running: Running) -> Bool[Array, ""]:
         return self.strategy.done(running.state)
@@ -74,13 +93,20 @@ class Loop:
     def step(self, running: Running) -> Running:
         """One more token per row. The last one written is not read."""
         logits, memory = self.session.step(running.context, running.memory, running.tokens)
-        tokens, parents, state = self.strategy.update(logits, running.state)
+        fault = running.fault if running.fault is None else running.fault.note(logits, running.written)
+        tokens, parents, state = self.strategy.update(logits, running.state, **self._seen(memory))
+        memory = memory.replace(hidden=None)
         if parents is not None:
             memory = self.session.reorder(memory, parents)
-        return running.replace(tokens=tokens, memory=memory, state=state)
+        written = running.written + 1
+        return running.replace(tokens=tokens, memory=memory, state=state, written=written, fault=fault)
 
     def finish(self, running: Running) -> Any:
         return self.strategy.finish(running.state)
+
+    def so_far(self, running: Running) -> tuple[Int[Array, "R T"], Int[Array, " R"]]:
+        """The tokens of every row that are certain to stay, and how many these are."""
+        return self.strategy.so_far(running.state)
 
 
 def run(loop: Any, running: Any, steps: int | None = None) -> Any:

@@ -3,6 +3,10 @@
 A model is an encoder-decoder if it has `encode` and `decode`, otherwise decoder-only. Both take a `Step`; the first
 call of a batch makes the collections `cache` (one row per decoder row) and `cross_cache` (the encoder's keys and
 values, one row per item, never tiled nor reordered), every later one updates `cache` only.
+
+Several rows per item (beams, samples) are kept in one of two ways. Where every cache of the model can (see
+`Cache.branches`), they may be *branches* of the item's one row: they share its prompt, write side by side, and
+reordering them moves a table of who descends from whom. Otherwise the cache has a row for each, and rows are copied.
 """
 
 from __future__ import annotations
@@ -17,13 +21,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
+from flaxformer.components.attention.caches.store import BY_SLOT, observed
+from flaxformer.decoding.hidden_states import is_last_norm, last_hidden
 from flaxformer.decoding.prompts import ENCODER_TOKENS, Prompts
+from flaxformer.decoding.slots import rewound, widened
 from flaxformer.decoding.t5x_caches import cache_map, flat_batch_beam_expand, take_rows
 from flaxformer.step import Step
 from flaxformer.types import Array
 
 _POSITION_TABLE = "pos_embedding"
 _TOKEN_TABLE = "embedding"
+
+WIDEST = 16
+"""Up to how many rows of an item are kept as branches, each of which attends to the others' slots in vain."""
 
 
 class Memory(flax.struct.PyTreeNode):
@@ -32,12 +42,20 @@ class Memory(flax.struct.PyTreeNode):
     Attributes:
       cache: the model's `cache` collection.
       step: the step to take next.
+      hidden: `[R T D]`, the last hidden states of the tokens just read, where the session keeps them.
       row_axis: the axis of cache leaves that counts rows: 1 where scanned layers are stacked in front (static).
+      prompt: how many slots the prompt takes (static).
+      branches: whether each of the cache's rows can branch (static).
+      width: branches of each of the cache's rows (static).
     """
 
     cache: Any
     step: Step
+    hidden: Float[Array, "R T D"] | None = None
     row_axis: int = flax.struct.field(pytree_node=False, default=0)
+    prompt: int = flax.struct.field(pytree_node=False, default=0)
+    branches: bool = flax.struct.field(pytree_node=False, default=False)
+    width: int = flax.struct.field(pytree_node=False, default=1)
 
 
 class Context(flax.struct.PyTreeNode):
@@ -56,9 +74,20 @@ class Context(flax.struct.PyTreeNode):
 
 @dataclasses.dataclass(frozen=True)
 class ModelSession:
-    """A model, seen as something that turns tokens into the logits of the next token."""
+    """A model, seen as something that turns tokens into the logits of the next token.
+
+    Attributes:
+      model: a Linen module that takes a `Step`.
+      hidden: keep the last hidden states of the tokens just read.
+    """
 
     model: nn.Module
+    hidden: bool = False
+
+    @property
+    def copies(self) -> int:
+        """Rows that the model reads for every row that is written."""
+        return 1
 
     @property
     def has_encoder(self) -> bool:
@@ -82,17 +111,20 @@ class ModelSession:
         has to be read at once.
         """
         length = prompts.tokens.shape[1]
-        head = length if prompts.prefix is not None else max(length - 1, 1)
+        at_once = prompts.prefix is not None or self.hidden
+        head = length if at_once else max(length - 1, 1)
         step = Step.start(prompts.valid[:, :head], cache_length)
         flags = {} if prompts.prefix is None else {"decoder_causal_attention": prompts.prefix}
         mutable = ["cache", "cross_cache"]
-        logits, changed = self._call(context, {}, prompts.tokens[:, :head], step, mutable, **flags)
+        with observed() as caches:
+            logits, changed = self._call(context, {}, prompts.tokens[:, :head], step, mutable, **flags)
         if "cross_cache" in changed:
             context = context.replace(variables={**context.variables, "cross_cache": changed["cross_cache"]})
         scanned: Any = self.model.apply(context.variables, method=_scans_layers)
         row_axis = 1 if scanned else 0
         _check_rows(changed["cache"], row_axis, len(prompts.tokens))
-        memory = Memory(changed["cache"], step.advance(), row_axis)
+        branches = _can_branch(changed["cache"], caches)
+        memory = Memory(changed["cache"], step.advance(), self._hidden(changed), row_axis, length, branches)
         if head == length:
             return logits[:, -1], context, memory
         logits, memory = self.step(context, memory, prompts.tokens[:, -1])
@@ -101,19 +133,48 @@ class ModelSession:
     def step(self, context: Context, memory: Memory, tokens: Int[Array, " R"]) -> tuple[Float[Array, "R V"], Memory]:
         """Reads one token per row; returns the logits of the next."""
         context, tokens = _held_in_place(context, tokens)
-        logits, changed = self._call(context, {"cache": memory.cache}, tokens[:, None], memory.step, ["cache"])
-        return logits[:, -1], memory.replace(cache=changed["cache"], step=memory.step.advance())
+        tokens = tokens.reshape(-1, memory.width)  # one per row, or the branches of a row side by side
+        logits, changed = self._call(context, {"cache": memory.cache}, tokens, memory.step, ["cache"])
+        hidden = self._hidden(changed)
+        hidden = None if hidden is None else hidden.reshape(-1, 1, hidden.shape[-1])
+        memory = memory.replace(cache=changed["cache"], step=memory.step.advance(), hidden=hidden)
+        return logits.reshape(-1, logits.shape[-1]), memory
 
-    def expand(self, memory: Memory, width: int) -> Memory:
-        """`width` rows for every row."""
+    def read(self, context: Context, memory: Memory, tokens: Int[Array, "R T"]) -> tuple[Float[Array, "R T V"], Memory]:
+        """Reads several tokens per row in one call; returns the logits behind each. `keep` takes some of them back."""
+        step = widened(memory.step, tokens.shape[1])
+        logits, changed = self._call(context, {"cache": memory.cache}, tokens, step, ["cache"])
+        return logits, memory.replace(cache=changed["cache"], step=step.advance(), hidden=self._hidden(changed))
+
+    def keep(self, before: Memory, after: Memory, counts: Int[Array, " R"]) -> Memory:
+        """`after`, as if only the first `counts` tokens of each row had been read since `before`.
+
+        What is taken back is no longer valid; its slots are written anew as soon as no row needs them.
+        """
+        return after.replace(step=rewound(before.step, counts))
+
+    def expand(self, memory: Memory, width: int, branching: bool = False) -> Memory:
+        """`width` rows for every row. Hidden states are not carried on.
+
+        Args:
+          memory: of one row per item.
+          width: rows per item.
+          branching: the rows will only be stepped and reordered, so that they may be branches.
+        """
+        memory = memory.replace(hidden=None)
         if width == 1:
             return memory
+        if branching and memory.branches and width <= WIDEST:
+            return _branched(memory, width)
         cache = cache_map(lambda x: flat_batch_beam_expand(x, width, memory.row_axis), memory.cache)
         step = jax.tree.map(lambda x: jnp.repeat(x, width, axis=0) if x.ndim and x.shape[0] > 1 else x, memory.step)
-        return memory.replace(cache=cache, step=step)
+        return memory.replace(cache=cache, step=step, branches=False)
 
     def reorder(self, memory: Memory, rows: Int[Array, " R"]) -> Memory:
-        """The memory of the given rows; rows of one item share their positions, so only the cache moves."""
+        """The memory of the given rows; rows of one item share their positions."""
+        if memory.width > 1:
+            parents = rows.reshape(-1, memory.width) % memory.width
+            return memory.replace(step=memory.step.follow(parents))
         return memory.replace(cache=cache_map(lambda x: take_rows(x, rows, memory.row_axis), memory.cache))
 
     def longest_sequences(self, variables: Mapping[str, Any]) -> dict[str, int]:
@@ -141,11 +202,38 @@ class ModelSession:
         **flags: Array,
     ) -> tuple[Float[Array, "R T V"], Any]:
         variables = {**context.variables, **cache}
-        options = {"step": step, "enable_dropout": False, "mutable": mutable, **flags}
+        options: dict[str, Any] = {"step": step, "enable_dropout": False, "mutable": mutable, **flags}
+        if self.hidden:
+            options |= {"mutable": [*mutable, "intermediates"], "capture_intermediates": is_last_norm}
         if not self.has_encoder:
             return self.model.apply(variables, tokens, None, **options)
         encoder = (context.encoded, context.encoder_input_tokens)
         return self.model.apply(variables, *encoder, tokens, None, method="decode", **options)
+
+    def _hidden(self, changed: Mapping[str, Any]) -> Float[Array, "R T D"] | None:
+        return last_hidden(changed.get("intermediates", {})) if self.hidden else None
+
+
+def _branched(memory: Memory, width: int) -> Memory:
+    """Every row with `width` branches, and slots for as many of their steps as the row had slots left for tokens."""
+    length = memory.prompt + width * (memory.step.slots().cache_length - memory.prompt)
+
+    def grow(leaf: Array) -> Array:
+        return jnp.pad(leaf, [(0, 0)] * (leaf.ndim - 1) + [(0, length - leaf.shape[-1])])
+
+    cache = jax.tree.map(grow, memory.cache)
+    rows = jax.tree.leaves(cache)[0].shape[memory.row_axis]
+    return memory.replace(cache=cache, step=memory.step.branch(rows, width, length), width=width)
+
+
+def _can_branch(cache: Any, caches: Mapping[tuple[str, ...], Any]) -> bool:
+    """Whether all that was cached is kept by slots that branches can share."""
+    for path, _ in jax.tree_util.tree_leaves_with_path(cache):
+        *owner, name = (str(getattr(key, "key", key)) for key in path)
+        kind = caches.get(tuple(owner))
+        if kind is None or not kind.branches or name not in BY_SLOT:
+            return False
+    return True
 
 
 def _held_in_place(context: Context, tokens: Int[Array, " R"]) -> tuple[Context, Int[Array, " R"]]:

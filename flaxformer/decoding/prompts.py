@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.struct
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
@@ -41,11 +42,15 @@ class Prompts:
     lengths: Int[Array, " B"]
     prefix: Bool[Array, "B P"] | None = None
 
+    def first(self, rows: int) -> Prompts:
+        """The first rows."""
+        return jax.tree.map(lambda x: x[:rows], self)
+
 
 def read_inputs(inputs: Any, has_encoder: bool, pad_id: int, bos_id: int | None) -> dict[str, Array]:
     """The arrays of `inputs` under their names, checked as far as they are concrete.
 
-    `valid` is there only when some row is not full.
+    `valid` is there when it was given, or when some row is not full.
 
     Raises:
       ValueError: for unknown or missing names, wrong ranks, empty batches, holes in prompts.
@@ -88,7 +93,7 @@ def _read_prompt(tokens: Any, valid: Any, pad_id: int, bos_id: int | None) -> di
             f"row {int(np.argmin(known.any(axis=1)))} of '{PROMPT_TOKENS}' is empty and bos_id is None; "
             "expected at least one token to start from. Give a bos_id or a prompt."
         )
-    return {PROMPT_TOKENS: tokens, VALID: None if known.all() else known}
+    return {PROMPT_TOKENS: tokens, VALID: None if known.all() and valid is None else known}
 
 
 def longest_prompt(inputs: Mapping[str, Any], bos_id: int | None) -> int:

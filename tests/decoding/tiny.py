@@ -51,13 +51,15 @@ class TinyLanguageModel(nn.Module):
         x = nn.Embed(self.vocabulary, self.features, embedding_init=init, name="tokens")(decoder_input_tokens)
         table = self.param("pos_embedding", init, (self.table, self.features))
         x = x + table[positions]
-        return 2.0 * nn.Dense(self.vocabulary, name="logits")(x + TinyAttention(self.features)(x, step))
+        x = x + TinyAttention(self.features)(x, step)
+        self.sow("intermediates", "pre_logits_layer", x)
+        return 2.0 * nn.Dense(self.vocabulary, name="logits")(x)
 
 
 @functools.cache
 def _compiled(model):
     length = jnp.zeros((1, 16), jnp.int32)
-    return jax.jit(lambda key: model.init(key, length)), jax.jit(model.apply)
+    return jax.jit(lambda key: {"params": model.init(key, length)["params"]}), jax.jit(model.apply)
 
 
 @functools.cache

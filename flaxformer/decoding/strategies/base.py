@@ -110,6 +110,17 @@ class Strategy(abc.ABC):
     def finish(self, state: Any) -> Any:
         """The results so far: `Generated`."""
 
+    def so_far(self, state: Any) -> tuple[Int[Array, "R T"], Int[Array, " R"]]:
+        """The tokens of every row that are certain to stay, and how many these are.
+
+        Raises:
+          ValueError: for strategies that choose among whole sequences.
+        """
+        raise ValueError(
+            f"{type(self).__name__} knows its tokens only at the end; expected Greedy(), Sample(...) or "
+            "Contrastive(...) for a stream. Use generate."
+        )
+
 
 def write_at(trace: Array, row: Array, index: Int[Array, ""]) -> Array:
     """`trace [T ...]` with `row [...]` at `index`: time comes first so that a write is one contiguous copy."""

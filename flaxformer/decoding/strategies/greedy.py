@@ -6,18 +6,18 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from flaxformer.decoding.logits import argmax, dead_end, log_normalizer, log_prob_of
 from flaxformer.decoding.prompts import Prompts
-from flaxformer.decoding.strategies.base import Constrain, Generated, Request, Strategy
-from flaxformer.decoding.strategies.rows import RowState
+from flaxformer.decoding.strategies.base import Constrain, Request
+from flaxformer.decoding.strategies.rows import RowState, RowStrategy
 from flaxformer.types import Array, PRNGKey
 
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
-class Greedy(Strategy):
+class Greedy(RowStrategy):
     """The most probable token at every step, the lowest id among equals; scores are the model's log-probabilities."""
 
     def init(self, request: Request, prompts: Prompts, rng: PRNGKey) -> RowState:
@@ -36,8 +36,10 @@ class Greedy(Strategy):
             tokens, state = state.write(chosen, log_prob_of(logits, chosen) + dead_end(allowed, chosen))
         return tokens, None, state
 
-    def done(self, state: RowState) -> Bool[Array, ""]:
-        return state.done()
+    def law(self, logits: Float[Array, "R V"]) -> Float[Array, "R V"]:
+        return jnp.where(jnp.arange(logits.shape[-1]) == argmax(logits)[:, None], 0.0, -jnp.inf)
 
-    def finish(self, state: RowState) -> Generated:
-        return state.finish()
+    def worth(
+        self, logits: Float[Array, "R V"], law: Float[Array, "R V"], tokens: Int[Array, " R"]
+    ) -> Float[Array, " R"]:
+        return log_prob_of(logits, tokens)

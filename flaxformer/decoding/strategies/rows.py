@@ -1,12 +1,20 @@
-"""What greedy search and sampling share: rows that are written independently of one another."""
+"""What greedy search and sampling share: rows that are written independently of one another, each by a law.
+
+Glossary:
+
+* *law*: `[R V]` log-probabilities of the distribution that a row's next token is drawn from; greedy search's has one
+  token. A draft model guesses ahead by the same law, see `flaxformer.decoding.speculative`.
+"""
 
 from __future__ import annotations
+
+import abc
 
 import flax.struct
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
-from flaxformer.decoding.strategies.base import Generated, Request, write_at
+from flaxformer.decoding.strategies.base import Generated, Request, Strategy, write_at
 from flaxformer.types import Array, PRNGKey
 
 
@@ -55,6 +63,10 @@ class RowState(flax.struct.PyTreeNode):
         )
         return tokens, state
 
+    def so_far(self) -> tuple[Int[Array, "R T"], Int[Array, " R"]]:
+        """What is written, and how much of it."""
+        return self.tokens.T, self.lengths
+
     def done(self) -> Bool[Array, ""]:
         return jnp.all(self.ended) | (self.step >= self.request.max_new_tokens)
 
@@ -69,3 +81,26 @@ class RowState(flax.struct.PyTreeNode):
             scores=jnp.take_along_axis(scores, order, axis=1),
             lengths=jnp.take_along_axis(self.lengths.reshape(batch, -1), order, axis=1),
         )
+
+
+class RowStrategy(Strategy):
+    """A strategy that draws each row by itself."""
+
+    @abc.abstractmethod
+    def law(self, logits: Float[Array, "R V"]) -> Float[Array, "R V"]:
+        """Log-probabilities of the distribution that tokens are drawn from, given logits that are allowed."""
+
+    @abc.abstractmethod
+    def worth(
+        self, logits: Float[Array, "R V"], law: Float[Array, "R V"], tokens: Int[Array, " R"]
+    ) -> Float[Array, " R"]:
+        """What tokens add to the score of their rows, given the model's own logits and the law."""
+
+    def done(self, state: RowState) -> Bool[Array, ""]:
+        return state.done()
+
+    def finish(self, state: RowState) -> Generated:
+        return state.finish()
+
+    def so_far(self, state: RowState) -> tuple[Int[Array, "R T"], Int[Array, " R"]]:
+        return state.so_far()

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from flaxformer.decoding import filters
 from flaxformer.decoding.logits import NEG_INF, argmax, dead_end, log_prob_of
 from flaxformer.decoding.prompts import Prompts
-from flaxformer.decoding.strategies.base import Constrain, Generated, Request, Strategy
-from flaxformer.decoding.strategies.rows import RowState
+from flaxformer.decoding.strategies.base import Constrain, Request
+from flaxformer.decoding.strategies.rows import RowState, RowStrategy
 from flaxformer.types import Array, PRNGKey
 
 MIN_TEMPERATURE = 1e-4
@@ -44,8 +45,9 @@ def sharpened(
     if top_k is not None:
         x = jnp.where(filters.top_k_mask(x, top_k), x, NEG_INF)
     for name, mask in _MASKS.items():
-        if cuts.get(name) is not None:
-            x = jnp.where(mask(x, cuts[name]), x, NEG_INF)
+        p = cuts.get(name)
+        if p is not None:
+            x = jnp.where(mask(x, p), x, NEG_INF)
     return x
 
 
@@ -93,7 +95,7 @@ def draw(
     meta_fields=["top_k", "num_samples", "rescale_log_probs"],
 )
 @dataclasses.dataclass(frozen=True)
-class Sample(Strategy):
+class Sample(RowStrategy):
     """Independent samples, returned by falling score.
 
     Cuts are made in the order of the attributes, each on what those before have left. Numbers that are data
@@ -167,7 +169,7 @@ class Sample(Strategy):
             self._row_temperatures(),
             top_k=self.top_k,
             rescale_log_probs=self.rescale_log_probs,
-            **{name: getattr(self, name) for name in _MASKS},
+            **self._cuts(),
         )
         if constrain is not None:
             own = log_probs if self.rescale_log_probs else log_prob_of(logits, tokens)
@@ -175,12 +177,20 @@ class Sample(Strategy):
         tokens, state = state.replace(rng=carry).write(tokens, log_probs)
         return tokens, None, state
 
+    def law(self, logits: Float[Array, "R V"]) -> Float[Array, "R V"]:
+        temperature = self._row_temperatures()
+        cut = sharpened(logits, temperature, top_k=self.top_k, **self._cuts())
+        coldest = jnp.where(jnp.arange(logits.shape[-1]) == argmax(logits)[:, None], 0.0, -jnp.inf)
+        return jnp.where(temperature[..., None] > MIN_TEMPERATURE, jax.nn.log_softmax(cut), coldest)
+
+    def worth(
+        self, logits: Float[Array, "R V"], law: Float[Array, "R V"], tokens: Int[Array, " R"]
+    ) -> Float[Array, " R"]:
+        return log_prob_of(law if self.rescale_log_probs else logits, tokens)
+
     def _row_temperatures(self) -> Float[Array, "#R"]:
         temperature = jnp.asarray(self.temperature, jnp.float32)
         return temperature if temperature.ndim == 0 else jnp.repeat(temperature, self.num_samples)
 
-    def done(self, state: RowState) -> Bool[Array, ""]:
-        return state.done()
-
-    def finish(self, state: RowState) -> Generated:
-        return state.finish()
+    def _cuts(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in _MASKS if getattr(self, name) is not None}

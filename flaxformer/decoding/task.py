@@ -1,0 +1,177 @@
+"""What `generate` and `stream` are asked to do, checked, and split into what is compiled and what is data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.core import Tracer
+
+from flaxformer.decoding.constraints.base import Constrained, Constraint
+from flaxformer.decoding.drafts import Draft, Rules
+from flaxformer.decoding.guidance import Guidance, GuidedSession, both
+from flaxformer.decoding.loop import Loop
+from flaxformer.decoding.model_session import ModelSession
+from flaxformer.decoding.prompts import ENCODER_TOKENS, PROMPT_TOKENS, longest_prompt, read_inputs
+from flaxformer.decoding.speculative import SpeculativeLoop
+from flaxformer.decoding.static import Static
+from flaxformer.decoding.strategies.base import Request, Strategy
+from flaxformer.decoding.strategies.rows import RowStrategy
+from flaxformer.types import Array, PRNGKey
+
+_NOT_READ = ("cache", "cross_cache", "intermediates")
+
+
+class Plan(NamedTuple):
+    """What is compiled: anything else may change from call to call."""
+
+    model: Static
+    request: Request
+    bos_id: int | None
+
+
+class Data(NamedTuple):
+    """What is given to the compiled function; strategies, constraints and drafts bring their own static parts."""
+
+    variables: Mapping[str, Any]
+    inputs: Mapping[str, Array]
+    rng: PRNGKey
+    strategy: Strategy
+    constraints: tuple[Constraint, ...]
+    draft: Draft | None
+    scale: Any
+
+
+class Task(NamedTuple):
+    plan: Plan
+    data: Data
+
+
+def make_loop(plan: Plan, data: Data, checks: bool = False) -> Loop | SpeculativeLoop:
+    """The loop that does it. Runs inside of jit."""
+    session: Any = ModelSession(plan.model.value, hidden=data.strategy.wants_hidden)
+    if data.scale is not None:
+        session = GuidedSession(session, data.scale)
+    if data.draft is not None:
+        assert isinstance(data.strategy, RowStrategy)
+        rules = Rules(data.strategy, data.constraints, plan.request)
+        return SpeculativeLoop(session, rules, data.draft, plan.bos_id, checks)
+    strategy = Constrained(data.strategy, data.constraints) if data.constraints else data.strategy
+    return Loop(session, strategy, plan.request, plan.bos_id, checks)
+
+
+def readable(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """The collections that decoding reads: no caches of before, no names of axes."""
+    return {name: x for name, x in variables.items() if name not in _NOT_READ and not name.endswith("_axes")}
+
+
+def prepare(
+    model: Any,
+    variables: Mapping[str, Any],
+    inputs: Mapping[str, Array] | Array,
+    strategy: Strategy,
+    max_new_tokens: int,
+    eos_id: int,
+    pad_id: int,
+    bos_id: int | None,
+    rng: PRNGKey | None,
+    constraints: Sequence[Constraint],
+    draft: Draft | None,
+    guidance: Guidance | None,
+) -> Task:
+    """The task; the arguments are those of `generate`.
+
+    Raises:
+      ValueError: for what cannot work, as far as it is known before anything runs.
+    """
+    session = ModelSession(model)
+    constraints = tuple(constraints)
+    _check_kinds(strategy, constraints, draft, session)
+    if "params" not in variables:
+        raise ValueError(
+            f"variables has the collections {sorted(variables)}; expected 'params' among them. "
+            "Pass what model.init returned, or {'params': params}."
+        )
+    if not isinstance(max_new_tokens, (int, np.integer)) or max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens is {max_new_tokens!r}; expected an integer of at least 1.")
+    if bos_id is None and session.has_encoder:
+        raise ValueError("bos_id is None; expected the id that this encoder-decoder's decoder starts from, often 0.")
+    arrays = read_inputs(inputs, session.has_encoder, pad_id, bos_id)
+    batch = len(next(iter(arrays.values())))
+    if guidance is not None:
+        arrays = both(arrays, read_inputs(guidance.inputs, session.has_encoder, pad_id, bos_id))
+    for part in (strategy, *constraints):
+        part.check(batch)
+    vocabulary = session.vocabulary_sizes(variables).get("decoder")
+    for part in constraints if vocabulary is not None else ():
+        part.check_vocabulary(vocabulary)
+    _check_ids(session, variables, arrays)
+    extra = max_new_tokens - (not strategy.reads_last) + (0 if draft is None else draft.length)
+    _check_lengths(session, variables, arrays, longest_prompt(arrays, bos_id), int(extra))
+    return Task(
+        Plan(Static(model), Request(batch, int(max_new_tokens), int(eos_id), int(pad_id)), bos_id),
+        Data(
+            variables=readable(variables),
+            inputs=arrays,
+            rng=jax.random.PRNGKey(0) if rng is None else rng,
+            strategy=strategy,
+            constraints=constraints,
+            draft=draft,
+            scale=None if guidance is None else guidance.scale,
+        ),
+    )
+
+
+def _check_kinds(strategy: Any, constraints: tuple[Any, ...], draft: Any, session: ModelSession) -> None:
+    if not isinstance(strategy, Strategy):
+        raise ValueError(f"strategy is {strategy!r}; expected a strategy object such as Greedy() or BeamSearch(4).")
+    for constraint in constraints:
+        if not isinstance(constraint, Constraint):
+            raise ValueError(f"constraints holds {constraint!r}; expected constraint objects such as MinLength(3).")
+    if draft is None:
+        return
+    if not isinstance(draft, Draft):
+        raise ValueError(f"draft is {draft!r}; expected DraftModel(model, variables) or PromptLookup().")
+    if not isinstance(strategy, RowStrategy):
+        raise ValueError(
+            f"draft was given with {type(strategy).__name__}; expected Greedy() or Sample(...), which write each row "
+            "by itself. Leave the draft out."
+        )
+    draft.check(session.has_encoder)
+
+
+def _check_ids(session: ModelSession, variables: Mapping[str, Any], inputs: Mapping[str, Array]) -> None:
+    """Ids that no token table holds, where the ids are known."""
+    sizes = session.vocabulary_sizes(variables)
+    for name, stack in ((ENCODER_TOKENS, "encoder"), (PROMPT_TOKENS, "decoder")):
+        ids = inputs.get(name)
+        if ids is None or stack not in sizes or isinstance(ids, Tracer) or not np.size(ids):
+            continue
+        low, high = int(np.min(ids)), int(np.max(ids))
+        if low < 0 or high >= sizes[stack]:
+            raise ValueError(
+                f"'{name}' holds ids from {low} to {high}; expected 0 to {sizes[stack] - 1}, the {stack}'s vocabulary. "
+                "Encode the text with the vocabulary that the model was trained with."
+            )
+
+
+def _check_lengths(
+    session: ModelSession, variables: Mapping[str, Any], inputs: Mapping[str, Array], prompt: int, new_tokens: int
+) -> None:
+    """What is known to be too long before anything runs."""
+    limits = session.longest_sequences(variables)
+    read = prompt + new_tokens
+    if read > limits.get("decoder", read):
+        raise ValueError(
+            f"the decoder would read {read} positions ({prompt} of the prompt and its start, {new_tokens} of the "
+            f"tokens it writes); expected at most {limits['decoder']}, the size of its position table. "
+            "Ask for fewer tokens or shorten the prompt."
+        )
+    source = inputs[ENCODER_TOKENS].shape[1] if ENCODER_TOKENS in inputs else 0
+    if source > limits.get("encoder", source):
+        raise ValueError(
+            f"'{ENCODER_TOKENS}' has {source} columns; expected at most {limits['encoder']}, the size of the encoder's "
+            "position table. Shorten the inputs."
+        )
