@@ -78,11 +78,11 @@ def timed(task: Task, times: int = 1) -> float:
     return (time.perf_counter() - start) / times
 
 
-def times_for(seconds: float, least: float = 0.02) -> int:
+def times_for(seconds: float, least: float = 0.05) -> int:
     """How often to run a task of these seconds within one timing, so that the clock and its readings cost nothing.
 
-    >>> times_for(0.003), times_for(2.0)
-    (7, 1)
+    >>> times_for(0.01), times_for(2.0)
+    (5, 1)
     """
     return max(1, math.ceil(least / max(seconds, 1e-6)))
 
@@ -96,13 +96,16 @@ def rounds_within(budget: float, seconds: float, most: int, least: int = 3) -> i
     return min(most, max(min(least, most), int(budget / max(seconds, 1e-6))))
 
 
-def alternate(timers: Mapping[str, Callable[[], float]], rounds: int, warmup: int = 1) -> dict[str, Spread]:
+def alternate(
+    timers: Mapping[str, Callable[[], float]], rounds: int, warmup: int = 1, pause: float = 0.0
+) -> dict[str, Spread]:
     """Times several tasks in turns: a, b, c, a, b, c, ...
 
     Args:
       timers: by name, functions that run a task once and return its seconds; for a task here, `partial(timed, task)`.
       rounds: how often each is timed.
       warmup: rounds before those, not counted.
+      pause: seconds of rest before every timing.
 
     Raises:
       ValueError: for fewer than one round.
@@ -112,6 +115,7 @@ def alternate(timers: Mapping[str, Callable[[], float]], rounds: int, warmup: in
     seconds: dict[str, list[float]] = {name: [] for name in timers}
     for number in range(warmup + rounds):
         for name, timer in timers.items():
+            time.sleep(pause)
             elapsed = timer()
             if number >= warmup:
                 seconds[name].append(elapsed)

@@ -43,7 +43,35 @@ def _compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, A
         "ratio": {"median": a["median"] / b["median"], "low": a["low"] / b["high"], "high": a["high"] / b["low"]},
         "share": (first.get("matmul_share"), second.get("matmul_share")),
         "temporaries": ((first.get("bytes") or {}).get("temporaries"), (second.get("bytes") or {}).get("temporaries")),
+        "compiling": (_compiling(first), _compiling(second)),
     }
+
+
+def _compiling(result: Mapping[str, Any]) -> float | None:
+    """Seconds to trace and compile; None where nobody told."""
+    parts = [result.get(name) for name in ("trace_seconds", "compile_seconds")]
+    return None if None in parts else sum(parts)
+
+
+def compare_checks(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """For each check that both records have, a row: what, must, and what both found and how that was judged."""
+    others = {check["what"]: check for check in second.get("checks", [])}
+    pairs = [(check, others[check["what"]]) for check in first.get("checks", []) if check["what"] in others]
+    return [
+        (a["what"], f"{'≥' if a['at_least'] else '≤'} {a['must']:g}", *(_found(check) for check in (a, b)))
+        for a, b in pairs
+    ]
+
+
+def _found(check: Mapping[str, Any]) -> str:
+    return check["verdict"] if check["found"] is None else f"{check['found']['median']:.2f} {check['verdict']}"
+
+
+def unmatched(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    """A line for each of the two records that has results which the other lacks."""
+    names = [[result["name"] for result in record["results"]] for record in (first, second)]
+    alone = {"first": set(names[0]) - set(names[1]), "second": set(names[1]) - set(names[0])}
+    return [f"only in the {which}: {', '.join(sorted(found))}" for which, found in alone.items() if found]
 
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
@@ -58,7 +86,7 @@ def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str
 
 
 def print_report(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
-    """Prints the comparison as a table, and what else differs below it."""
+    """Prints the comparison as tables, and what else differs below them."""
     rows = [
         (
             row["name"],
@@ -67,13 +95,16 @@ def print_report(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
             show.spread(row["ratio"], places=2),
             " -> ".join("–" if share is None else f"{share:.0%}" for share in row["share"]),
             " -> ".join(map(show.mebibytes, row["temporaries"])),
+            " -> ".join(map(show.number, row["compiling"])),
         )
         for row in compare(first, second)
     ]
-    columns = ("result", "first s", "second s", "first / second", "of matmul", "temporary MiB")
+    columns = ("result", "first s", "second s", "first / second", "of matmul", "temporary MiB", "compile s")
     revisions = [(record["environment"]["git"]["revision"] or "unknown")[:9] for record in (first, second)]
     show.print_table(f"{first['benchmark']}: {revisions[0]} against {revisions[1]}", columns, rows)
-    for line in differences(first, second):
+    if checks := compare_checks(first, second):
+        show.print_table("checks", ("what", "must", "first", "second"), checks)
+    for line in unmatched(first, second) + differences(first, second):
         print(line)
 
 

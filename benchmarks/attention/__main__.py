@@ -45,11 +45,12 @@ def make_parser() -> argparse.ArgumentParser:
     add("--preset", choices=["musts"], help="the aims that the kernels are held to; replaces all of the above")
     add("--only", metavar="A,B", help="cases, by their names; the others keep what results.json has of them")
     add("--list", action="store_true", help="print the names of the cases, and measure nothing")
-    add("--rounds", type=int, default=9, help="timings of each, at most")
+    add("--rounds", type=int, default=15, help="timings of each, at most")
     add(
         "--budget", type=float, default=60.0, metavar="SECONDS", help="of timing per case: fewer rounds, but at least 3"
     )
     add("--warmup", type=int, default=1, help="rounds before those")
+    add("--pause", type=float, default=0.3, metavar="SECONDS", help="of rest before every timing")
     add("--seed", type=int, default=0, help="of the random arrays")
     add("--peer-python", action="append", default=[], metavar="torch=PATH", help="an interpreter that has PyTorch")
     add("--output", default="runs/benchmarks/attention", metavar="FOLDER", help="for JSON and plots")
@@ -86,7 +87,12 @@ def run(arguments: argparse.Namespace) -> Path:
     used = dict.fromkeys(entry.contender for case in selected for entry in case.entries)
     table = contenders.from_names(list(used), variants)
     options = cases.Options(
-        arguments.rounds, arguments.budget, arguments.warmup, arguments.seed, torch_interpreter(arguments)
+        arguments.rounds,
+        arguments.budget,
+        arguments.warmup,
+        arguments.pause,
+        arguments.seed,
+        torch_interpreter(arguments),
     )
     path = Path(arguments.output) / "results.json"
     settings = {"preset": arguments.preset, "seed": arguments.seed, "flops_counted_by": cases.FLOPS_COUNTED_BY}
@@ -131,11 +137,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         path = Path(parsed.show) if parsed.show else run(parsed)
         record = measure.read_record(path)
         tables.print_record(record, parsed.markdown)
-        written = [path, *tables.plot_record(record, path.parent)]
+        plots = [] if record["checks"] else tables.plot_record(record, path.parent)  # cases that belong together
     except (ValueError, ImportError) as error:
         print(f"attention: {error}", file=sys.stderr)
         return 2
-    print(*written, sep="\n")
+    print(path, *plots, sep="\n")
     return 0
 
 

@@ -63,13 +63,16 @@ class Options:
       rounds: at most so many,
       budget: and as many as fit into these seconds per case, but at least 3.
       warmup: rounds before those.
+      pause: seconds of rest before every timing. On CPU, a program that has just freed gigabytes slows down whatever
+        runs in the next 0.2 s, by up to a quarter.
       seed: of the arrays.
       torch: PyTorch's interpreter, if there is one.
     """
 
-    rounds: int = 9
-    budget: float = 60.0
+    rounds: int = 15
+    budget: float = 40.0
     warmup: int = 1
+    pause: float = 0.3
     seed: int = 0
     torch: str | None = None
 
@@ -112,6 +115,7 @@ def measure_case(case: Case, contenders: Mapping[str, Contender], options: Optio
         "peers": started.versions,
         "rounds": timings.rounds,
         "warmup": options.warmup,
+        "pause": options.pause,
         "calibration": measure.calibration(timings.seconds, timings.work, dtype),
     }
     skipped = [{"name": name, "case": case.name, "reason": reason} for name, reason in started.skipped.items()]
@@ -191,9 +195,9 @@ def _time(ready: Mapping[str, Ready], options: Options, dtype: str) -> _Timings:
     once = {name: found.seconds(1) for name, found in ready.items()}
     times = {name: measure.times_for(seconds) for name, seconds in once.items()}
     timers |= {name: functools.partial(found.seconds, times[name]) for name, found in ready.items()}
-    each = sum(times[name] * seconds for name, seconds in once.items())
+    each = sum(times[name] * seconds for name, seconds in once.items()) + options.pause * len(timers)
     rounds = measure.rounds_within(options.budget, each, options.rounds)
-    seconds = measure.alternate(timers, rounds, options.warmup)
+    seconds = measure.alternate(timers, rounds, options.warmup, options.pause)
     return _Timings(seconds, {name: amount for name, (_, amount) in calibrating.items()}, times, rounds)
 
 

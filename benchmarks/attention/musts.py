@@ -152,6 +152,8 @@ def _number(check: Check, results: list[Mapping[str, Any]]) -> measure.Spread:
         sizes = [result["bytes"]["temporaries"] for result in results]
         return measure.Spread.of([sizes[0] / min(sizes[1:], default=MIB)])
     of, *others = (measure.Spread(**result["seconds"]) for result in results)
+    if not others:
+        return of
     best = min(others, key=lambda spread: spread.median)
     return measure.ratio(best, of) if check.faster else measure.ratio(of, best)
 

@@ -113,14 +113,14 @@ class Workload:
         random = np.random.default_rng(seed)
         query, key = (self.batch, self.queries, self.heads), (self.batch, self.length, self.key_heads)
         shapes = {"query": query, "key": key, "value": key, "cotangent": query}
-        found = {name: self._rounded(random, (*shape, self.head_dim)) for name, shape in shapes.items()}
+        found = {"tokens": self._rounded(random, (self.batch, self.length, self.heads * self.head_dim))}
+        found |= {name: self._rounded(random, (*shape, self.head_dim)) for name, shape in shapes.items()}
         if self.bias == "t5":
             found["bias"] = random.standard_normal((self.heads, BUCKETS), np.float32)
         elif self.bias == "alibi":
             found["bias"] = (2.0 ** (-8.0 * np.arange(1, self.heads + 1) / self.heads)).astype(np.float32)
         elif self.bias == "array":
             found["bias"] = self._rounded(random, (1, self.heads, self.queries, self.length))
-        found["tokens"] = self._rounded(random, (self.batch, self.length, self.heads * self.head_dim))
         kind, size = self._mask_size()
         if kind == "segments":
             found["segments"] = _segments(self.length, size)[None]

@@ -26,6 +26,13 @@ def test_tasks_are_timed_in_turns_and_warmup_is_not_counted():
     assert spreads["b"].values == (4.0, 6.0)
 
 
+def test_every_timing_is_preceded_by_a_rest(monkeypatch):
+    done = []
+    monkeypatch.setattr(measure.time, "sleep", done.append)
+    measure.alternate({"a": lambda: done.append("a") or 1.0}, rounds=1, warmup=1, pause=0.5)
+    assert done == [0.5, "a"] * 2
+
+
 def test_ratios_are_taken_within_rounds():
     assert measure.ratio(Spread.of([2.0, 30.0]), Spread.of([1.0, 10.0])).values == (2.0, 3.0)
 

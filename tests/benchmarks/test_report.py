@@ -35,6 +35,33 @@ def test_results_that_only_one_record_has_are_left_out():
     assert [row["name"] for row in report.compare(first, record(1.0))] == ["flaxformer/train"]
 
 
+def test_results_that_only_one_record_has_are_named(tmp_path, capsys):
+    first, second = record(1.0), record(1.0)
+    second["results"].append({**second["results"][0], "name": "other"})
+    paths = [str(measure.write_record(tmp_path / name, "toy", found)) for name, found in (("a", first), ("b", second))]
+    assert report.main(paths) == 0
+    printed = capsys.readouterr().out
+    assert "only in the second: other" in printed and "only in the first" not in printed
+
+
+def test_checks_are_compared():
+    def checked(median, verdict):
+        check = {"what": "speed", "must": 2.0, "at_least": True, "verdict": verdict}
+        return record(1.0) | {"checks": [check | {"found": median and {"median": median}}]}
+
+    rows = report.compare_checks(checked(1.5, "miss"), checked(3.0, "pass"))
+    assert rows == [("speed", "≥ 2", "1.50 miss", "3.00 pass")]
+    assert report.compare_checks(checked(None, "not measured"), checked(3.0, "pass"))[0][2] == "not measured"
+    assert report.compare_checks(record(1.0), checked(3.0, "pass")) == []
+
+
+def test_time_to_compile_is_compared_where_both_tell():
+    compiled = record(1.0)
+    compiled["results"][0] |= {"trace_seconds": 0.5, "compile_seconds": 1.0}
+    (row,) = report.compare(compiled, record(1.0))
+    assert row["compiling"] == (1.5, None)
+
+
 def test_other_benchmarks_are_refused():
     with pytest.raises(ValueError, match="the records are of toy and decode; expected the same benchmark twice"):
         report.compare(record(1.0), record(1.0, benchmark="decode"))
