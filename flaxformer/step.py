@@ -5,6 +5,9 @@ Glossary:
 * *position*: how far a token is from the start of its own sequence. Padding has no meaningful position.
 * *slot*: a place in the key/value cache. All rows of a batch write the same slots in one call, so that a write is one
   contiguous copy; rows of differing lengths differ in which slots are `valid` and in the positions those slots hold.
+* *branch*: one of several continuations of a row that share its slots: beams, samples. The tokens of a call are then
+  the branches, side by side at one position; each sees what is `visible` to it, the slots of its own ancestors.
+  Choosing other parents moves that table and no keys.
 
 A driver (see `flaxformer.decoding`) makes the first `Step` of a batch with `Step.start`, which covers the prompt, and
 every later one with `advance`. Modules read it; none of them counts tokens.
@@ -17,11 +20,12 @@ a `Step` without positions (`Step.from_keywords`): the attention layer then find
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import flax.struct
 import jax.numpy as jnp
-from jaxtyping import Bool, Int
+from jax import lax
+from jaxtyping import Bool, Int, Shaped
 
 from flaxformer.types import Array
 
@@ -46,6 +50,8 @@ class Step:
       slot: scalar int32, the first cache slot that this call writes. None: nothing is cached by slot.
       key_positions: `[#B S]` int32, the position held by each slot once this call's tokens are written.
       key_valid: `[#B S]` bool, which slots hold a real token once this call's tokens are written.
+      visible: `[#B T S]` bool, which slots each branch may see, itself included. None: tokens follow one another and
+        may see every valid slot.
       lengths: `[B]` int32, real tokens per row of a T5X-style prefill.
       cache_length: slots in the cache (static). None without one.
       fresh: the cache is empty before this call (static): attend among this call's tokens only, and write by padding.
@@ -59,6 +65,7 @@ class Step:
     slot: Int[Array, ""] | None = None
     key_positions: Int[Array, "#B S"] | None = None
     key_valid: Bool[Array, "#B S"] | None = None
+    visible: Bool[Array, "#B T S"] | None = None
     lengths: Int[Array, " B"] | None = None
     cache_length: int | None = flax.struct.field(pytree_node=False, default=None)
     fresh: bool = flax.struct.field(pytree_node=False, default=False)
@@ -141,30 +148,111 @@ class Step:
         Args:
           length: tokens per row of the next call.
           valid: `[#B length]` bool, which of them are real; all when None.
+
+        Raises:
+          ValueError: when branches are to take more than one token each.
         """
         current = self.slots()
-        ahead = jnp.ones((1, length), bool) if valid is None else jnp.asarray(valid, bool)
-        counted = jnp.max(jnp.where(current.key_valid, current.key_positions, -1), axis=-1, keepdims=True)  # [#B 1]
-        positions = jnp.maximum(counted + jnp.cumsum(ahead, axis=-1, dtype=jnp.int32), 0)
+        if self.visible is not None:
+            return self._advance_branches(length, valid)
+        positions = self._last_position() + 1
         slot = current.slot + current.positions.shape[-1]
+        if valid is None:
+            positions = positions + jnp.arange(length, dtype=jnp.int32)
+            ahead = jnp.ones((1, length), bool)
+        else:
+            ahead = jnp.asarray(valid, bool)
+            positions = jnp.maximum(positions - 1 + jnp.cumsum(ahead, axis=-1, dtype=jnp.int32), 0)
         return dataclasses.replace(
             self,
             positions=positions,
             valid=valid,
             slot=slot,
-            key_positions=_write(_pad(current.key_positions, current.cache_length), positions, slot),
-            key_valid=_write(_pad(current.key_valid, current.cache_length), ahead, slot),
+            key_positions=write_columns(_pad(current.key_positions, current.cache_length), positions, slot),
+            key_valid=write_columns(_pad(current.key_valid, current.cache_length), ahead, slot),
             fresh=False,
         )
+
+    def branch(self, rows: int, width: int, cache_length: int) -> Step:
+        """This one-token step, taken by `width` branches of every row instead.
+
+        Args:
+          rows: of the batch, B.
+          width: branches per row.
+          cache_length: slots of the cache from now on; every step of the branches takes `width` of them.
+
+        Raises:
+          ValueError: for a step of more than one token, or of branches.
+        """
+        current = self.slots()
+        if self.visible is not None or current.positions.shape[-1] != 1 or self.fresh:
+            raise ValueError(
+                f"a step of {current.positions.shape[-1]} tokens{' of branches' * (self.visible is not None)} was to "
+                "branch; expected the one-token step that follows a prompt."
+            )
+        positions = jnp.repeat(current.positions, width, axis=-1)  # [#B T]
+        earlier = _pad(current.key_valid, cache_length) & (jnp.arange(cache_length) < current.slot)  # [#B S]
+        key_positions = write_columns(_pad(current.key_positions, cache_length), positions, current.slot)
+        branched = dataclasses.replace(
+            self, positions=positions, valid=None, key_positions=key_positions, cache_length=cache_length
+        )
+        return branched._see(jnp.broadcast_to(earlier[:, None], (rows, width, cache_length)))
+
+    def follow(self, parents: Int[Array, "B T"]) -> Step:
+        """This step of branches, where branch k continues what branch `parents[:, k]` was before it."""
+        visible = cast(Array, self.visible)
+        visible = jnp.broadcast_to(visible, (len(parents), *visible.shape[1:]))
+        earlier = jnp.arange(visible.shape[-1]) < self.slots().slot
+        return self._see(jnp.take_along_axis(visible, parents[..., None], axis=1, mode="clip") & earlier)
+
+    def _advance_branches(self, length: int, valid: Array | None) -> Step:
+        if length != 1 or valid is not None:
+            raise ValueError(
+                f"branches were to take {length} tokens each, valid={valid is not None}; expected one real token each."
+            )
+        current, visible = self.slots(), self.visible
+        positions = current.positions + 1
+        slot = current.slot + positions.shape[-1]
+        key_positions = write_columns(current.key_positions, positions, slot)
+        return dataclasses.replace(self, positions=positions, slot=slot, key_positions=key_positions)._see(visible)
+
+    def _see(self, earlier: Array) -> Step:
+        """This step, in which every branch sees `earlier [#B T S]` and its own slot."""
+        current = self.slots()
+        columns = jnp.arange(earlier.shape[-1], dtype=jnp.int32)
+        own = columns == current.slot + jnp.arange(earlier.shape[-2], dtype=jnp.int32)[:, None]  # [T S]
+        valid = _pad(current.key_valid, earlier.shape[-1])
+        written = (columns >= current.slot) & (columns < current.slot + earlier.shape[-2])
+        return dataclasses.replace(self, visible=earlier | own, key_valid=valid | written)
+
+    def _last_position(self) -> Int[Array, "#B 1"]:
+        """The position of every row's last token, -1 where it has none."""
+        if self.valid is None:  # the last of them is the furthest
+            return cast(Array, self.positions)[:, -1:]
+        current = self.slots()
+        return jnp.max(jnp.where(current.key_valid, current.key_positions, -1), axis=-1, keepdims=True)
+
+
+def write_columns(stored: Shaped[Array, "*#B S"], update: Shaped[Array, "*#B T"], slot: Int[Array, ""]) -> Array:
+    """`stored` with `update` in the columns from `slot` on; what lies past the end is dropped.
+
+    One contiguous copy per row, as XLA's scatter is not: where the update runs over the end, it is shifted within
+    itself first.
+    """
+    length, size = stored.shape[-1], min(update.shape[-1], stored.shape[-1])
+    batch = jnp.broadcast_shapes(stored.shape[:-1], update.shape[:-1])
+    stored = jnp.broadcast_to(stored, (*batch, length))
+    update = jnp.broadcast_to(update[..., :size], (*batch, size)).astype(stored.dtype)
+    start = jnp.clip(slot, 0, length - size)
+    late = slot - start  # columns that the write had to move back
+    kept = lax.dynamic_slice_in_dim(stored, start, size, axis=-1)
+    if size == 1:
+        moved = update
+    else:
+        moved = jnp.take(update, jnp.arange(size) - late, axis=-1, mode="clip")
+    update = jnp.where(jnp.arange(size) >= late, moved, kept)
+    return lax.dynamic_update_slice_in_dim(stored, update, start, axis=-1)
 
 
 def _pad(row: Array, length: int) -> Array:
     return jnp.pad(row, ((0, 0), (0, length - row.shape[-1])))
-
-
-def _write(row: Array, update: Array, slot: Array) -> Array:
-    """`row [#B S]` with `update [#B T]` at `slot`; what lies past the end is dropped."""
-    batch = max(row.shape[0], update.shape[0])
-    row = jnp.broadcast_to(row, (batch, row.shape[1]))
-    columns = slot + jnp.arange(update.shape[-1], dtype=jnp.int32)
-    return row.at[:, columns].set(update, mode="drop", unique_indices=True, indices_are_sorted=True)
