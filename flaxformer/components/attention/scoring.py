@@ -17,17 +17,13 @@ from jaxtyping import Float, Int
 
 from flaxformer.components.attention.cache import Place
 from flaxformer.components.attention.kernels.biases import Bias, as_bias
-from flaxformer.components.attention.masks import MASKED_LOGIT, Mask, Padding
+from flaxformer.components.attention.masks import MASKED_LOGIT, Mask
 from flaxformer.types import Array, DType
 
 
 def mask_at(mask: Mask | None, place: Place) -> Mask | None:
-    """The caller's mask at the positions of this call, without the slots that hold nothing."""
-    mask = own_mask_at(mask, place)
-    if place.k_valid is None:
-        return mask
-    valid = Padding(None, place.k_valid)
-    return valid if mask is None else mask & valid
+    """The caller's mask at the positions of this call, without the slots that hold nothing or are another branch's."""
+    return place.limit(own_mask_at(mask, place))
 
 
 def own_mask_at(mask: Mask | None, place: Place) -> Mask | None:
