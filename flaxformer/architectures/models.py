@@ -72,8 +72,8 @@ def _same_segment(query_ids: Array | None, key_ids: Array | None) -> Mask | None
 
 def _step_mask(step: Step, causal_attention: Array | None = None) -> Mask | None:
     """The mask of a driven cache: slots that hold nothing are hidden by the attention layer itself."""
-    if step.slots().positions.shape[-1] == 1 and not step.fresh:
-        return None  # everything cached lies before the one query
+    if step.visible is not None or (step.slots().positions.shape[-1] == 1 and not step.fresh):
+        return None  # everything cached lies before the one query, or the branches know what they may see
     if causal_attention is None:
         return Causal()
     if not step.fresh:
