@@ -26,6 +26,7 @@ from flaxformer.components.attention.attention_functions import (
     dot_product_attention_multiquery,
     dot_product_attention_weights,
 )
+from flaxformer.components.attention.caches import Cache, FullCache
 from flaxformer.components.attention.dot_product_layer import DotProductAttention
 from flaxformer.components.attention.interface import DenseAttention
 from flaxformer.components.attention.local_attention import LocalAttentionLayer
@@ -90,6 +91,8 @@ class MultiHeadDotProductAttention(DotProductAttention):
       q_norm, k_norm: norms of the last axis of the projected heads, applied before they are rotated. They undo the
         scale of the query kernel's initialisation: set `rescale_logits`, or a scale in `attention_fn`.
       reach: a symbolic mask of this layer's own, for example `masks.Window(left=512)`, beside the caller's.
+      cache: how earlier keys and values are kept while decoding: `FullCache(dtype=None)`, `RingCache(window)`,
+        `QuantizedCache()`.
 
     Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.2; Ainslie et al. 2023, arXiv:2305.13245.
     """
@@ -128,6 +131,7 @@ class MultiHeadDotProductAttention(DotProductAttention):
     q_norm: nn.Module | None = None
     k_norm: nn.Module | None = None
     reach: Mask | None = None
+    cache: Cache = FullCache()
 
     @nn.nowrap
     def _precomputed(self, precomputed_qkv: Any) -> tuple[Array, Array, Array]:
@@ -176,6 +180,7 @@ class MultiQueryDotProductAttention(DotProductAttention):
     q_norm: nn.Module | None = None
     k_norm: nn.Module | None = None
     reach: Mask | None = None
+    cache: Cache = FullCache()
 
     num_kv_heads = 1
 

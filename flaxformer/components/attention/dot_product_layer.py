@@ -2,7 +2,7 @@
 
 query, key, value = project(inputs)               projections.py   [B T N H], [B S K H]
 query, key = rotate(norm(conv(query, key)))       q_norm, k_norm, flaxformer.components.positions
-key, value, place = append(key, value, step)      cache.py, t5x_cache.py (identity when training)
+key, value, place = append(key, value, step)      caches/, t5x_cache.py (identity when training)
 mask, bias = reach & mask, bias + positions.bias  at the positions of this call; may be symbolic and lazy
 x = attention_fn(query, key, value, mask, bias)   attention_functions.py, variants/
 return project_out(x)                             [B T D]
@@ -18,7 +18,7 @@ import jax
 from jaxtyping import Float, Int
 
 from flaxformer import retired
-from flaxformer.components.attention import cache, scoring, t5x_cache
+from flaxformer.components.attention import caches, scoring, t5x_cache
 from flaxformer.components.attention.attention_functions import dot_product_attention_weights
 from flaxformer.components.attention.interface import DenseAttention
 from flaxformer.components.attention.kernels.biases import Bias
@@ -96,7 +96,8 @@ class DotProductAttention(HeadProjections, t5x_cache.CountedCache, DenseAttentio
         mask, bias = scoring.mask_at(mask, place), scoring.bias_at(bias, place)
         rows = query.shape[:-2]
         query, place = self._stand(query, key, place, step)
-        mask = combine(mask, scoring.own_mask_at(self.reach, place))
+        reaches = [self.reach] if step.memory else [self.reach, self.cache.reach]
+        mask = combine(mask, *(scoring.own_mask_at(reach, place) for reach in reaches))
         bias = scoring.add(bias, scoring.bias_of(self._position_scheme(), query, key, place))
         x = self._attend(query, key, value, mask=mask, bias=bias, enable_dropout=enable_dropout)
         x = x.reshape(*rows, *x.shape[-2:])  # beams unfolded: [R T N H]
@@ -135,14 +136,14 @@ class DotProductAttention(HeadProjections, t5x_cache.CountedCache, DenseAttentio
         if not step.memory:
             return self._place_heads(query, *project(), step)
         query = self._place(self.q_conv, self.q_norm, query, self._query_positions(query, step), step)
-        key, value = cache.remember(self, lambda: self._place_memory(*project()))
+        key, value = caches.remember(self, lambda: self._place_memory(*project()))
         return query, key, value
 
     @nn.nowrap
     def _place_heads(self, query: Array, key: Array, value: Array, step: Step) -> tuple[Array, Array, Array]:
         positions = self._query_positions(query, step)
         same = step.decode or step.use_cache or step.positions is not None
-        key_positions = positions if same else cache.offsets(key.shape[-3])
+        key_positions = positions if same else caches.offsets(key.shape[-3])
         return (
             self._place(self.q_conv, self.q_norm, query, positions, step),
             self._place(self.k_conv, self.k_norm, key, key_positions, step),
@@ -152,7 +153,7 @@ class DotProductAttention(HeadProjections, t5x_cache.CountedCache, DenseAttentio
     @nn.nowrap
     def _place_memory(self, key: Array, value: Array) -> tuple[Array, Array]:
         whole = Step()
-        key = self._place(self.k_conv, self.k_norm, key, cache.offsets(key.shape[-3]), whole)
+        key = self._place(self.k_conv, self.k_norm, key, caches.offsets(key.shape[-3]), whole)
         return key, self._place(self.v_conv, None, value, None, whole)
 
     @nn.nowrap
@@ -181,7 +182,9 @@ class DotProductAttention(HeadProjections, t5x_cache.CountedCache, DenseAttentio
     def _remember(self, key, value, mask, bias, step: Step, *, length: int):
         """Adds this call's keys and values to what was cached; a full bias is cut to the decoded row."""
         if step.use_cache and not step.memory:
-            return *cache.append(self, key, value, step), bias
+            key, value, place = self.cache.append(self, key, value, step)
+            self._check_width(key, bias)
+            return key, value, place, bias
         index = None
         if step.decode or step.prefill:
             key, value, index = self.append_counted(key, value, step, mask)
@@ -190,14 +193,24 @@ class DotProductAttention(HeadProjections, t5x_cache.CountedCache, DenseAttentio
         return key, value, t5x_cache.place_counted(index, length, key.shape[-3]), bias
 
     @nn.nowrap
-    def _stand(self, query: Array, key: Array, place: cache.Place, step: Step) -> tuple[Array, cache.Place]:
+    def _check_width(self, key: Array, bias: Array | Bias | None) -> None:
+        """Refuses a bias for every slot of the sequence beside a cache that has fewer."""
+        if bias is not None and not isinstance(bias, Bias) and bias.shape[-1] not in (1, key.shape[-3]):
+            raise ValueError(
+                f"bias has shape {bias.shape} and {self.cache} holds {key.shape[-3]} keys; expected a bias for these. "
+                "Give the layer a position scheme (positions=...) instead, which is asked at the positions that are "
+                "kept."
+            )
+
+    @nn.nowrap
+    def _stand(self, query: Array, key: Array, place: caches.Place, step: Step) -> tuple[Array, caches.Place]:
         """The queries to attend with, beams folded, and where they and the keys truly stand."""
         if step.memory:
             positions = self._query_positions(query, step)
             query, positions = scoring.fold_beams(query, positions, key.shape[0])
-            return query, cache.Place(positions, cache.offsets(key.shape[-3]))
+            return query, caches.Place(positions, caches.offsets(key.shape[-3]))
         if place.counted and step.positions is not None:
-            return query, cache.Place(step.positions, step.positions)
+            return query, caches.Place(step.positions, step.positions)
         return query, place
 
     @nn.nowrap

@@ -13,14 +13,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Int
 
-from flaxformer.components.attention.cache import Place, from_cache, offsets, to_cache
+from flaxformer.components.attention.caches import FullCache, Place, from_cache, offsets, to_cache
 from flaxformer.components.attention.masks import Mask
 from flaxformer.step import Step
 from flaxformer.types import Array, DType
 
 
 class CountedCache(nn.Module):
-    """What the attention modules add for T5X's protocol; the two `update_*` methods may be overridden."""
+    """What the attention modules add for T5X's protocol; the two `update_*` methods may be overridden.
+
+    Every token has a slot here, whatever the kind of `cache`, of which only the dtype counts.
+    """
+
+    cache = FullCache()
 
     @nn.nowrap
     def _cache_variable(self, name: str, shape: tuple[int, ...], dtype: DType) -> Any:
@@ -29,9 +34,10 @@ class CountedCache(nn.Module):
     @nn.nowrap
     def _cache_variables(self, key: Array, value: Array) -> tuple[Any, Any, Any]:
         """The variables `cached_key`, `cached_value` and `cache_index`, created when absent."""
+        dtype = getattr(self.cache, "dtype", None)
         return (
-            self._cache_variable("cached_key", self._to_stored(key).shape, key.dtype),
-            self._cache_variable("cached_value", self._to_stored(value).shape, value.dtype),
+            self._cache_variable("cached_key", self._to_stored(key).shape, dtype or key.dtype),
+            self._cache_variable("cached_value", self._to_stored(value).shape, dtype or value.dtype),
             self._cache_variable("cache_index", self._index_shape(key), jnp.int32),
         )
 
@@ -70,7 +76,7 @@ class CountedCache(nn.Module):
         Returns:
           key and value to attend to, and the index of the decoded token per row (None unless a token was decoded).
         """
-        exists = self.has_variable("cache", "cached_key")
+        exists, dtype = self.has_variable("cache", "cached_key"), key.dtype
         variables = self._cache_variables(key, value)
         if not exists:
             return key, value, None
@@ -82,8 +88,8 @@ class CountedCache(nn.Module):
             self._check_single_token(key, variables[0].value)
             key, value, index, *updated = self.update_cache_decode(key, value, *variables)
         for variable, new in zip(variables, updated, strict=True):
-            variable.value = new
-        return key, value, index
+            variable.value = new.astype(variable.value.dtype)
+        return key.astype(dtype), value.astype(dtype), index
 
     @nn.nowrap
     def _check_single_token(self, key: Array, cached: Array) -> None:
