@@ -8,7 +8,7 @@ Each head reads the encoder's hidden states and, by naming them, what earlier he
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -27,16 +27,16 @@ class EncoderWithHeads(EncoderOnly):
 
     Attributes:
       encoder_factory, scan_layers, padding_id: as in `EncoderOnly`.
-      head_factories: name of an output to what makes its head, a module called with the hidden states and those of
-        `attend` (from hidden states to the vocabulary, by the token table), `enable_dropout` and earlier outputs that
-        its signature names.
+      head_factories: pairs of an output's name and what makes its head, a module called with those of `hidden`, earlier
+        outputs, `attend` (hidden states to the vocabulary, by the token table) and `enable_dropout` that its
+        signature names.
     """
 
-    head_factories: Mapping[str, Callable[[], nn.Module]] = ()  # pyright: ignore[reportAssignmentType]
+    head_factories: Sequence[tuple[str, Callable[[], nn.Module]]] = ()
 
     def setup(self) -> None:
         super().setup()
-        self.heads = {name: make() for name, make in dict(self.head_factories).items()}
+        self.heads = {name: make() for name, make in self.head_factories}
 
     def __call__(
         self,
@@ -59,8 +59,8 @@ class EncoderWithHeads(EncoderOnly):
         )
         attend = self.encoder.embedder.embedders["token_ids"].attend
         outputs = {"hidden": hidden}
-        for name, head in self.heads.items():
-            outputs[name] = call_part(head, attend=attend, enable_dropout=enable_dropout, **outputs)
+        for name, _ in self.head_factories:
+            outputs[name] = call_part(self.heads[name], attend=attend, enable_dropout=enable_dropout, **outputs)
         return outputs
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -69,8 +69,10 @@ class _Stack(nn.Module):
         return self.shared_relative_position_bias_factory()
 
     @nn.nowrap
-    def _make_layer(self) -> nn.Module:
-        return self.layer_factory(shared_relative_position_bias=self.relpos_bias)
+    def _make_layer(self, index: int = 0) -> nn.Module:
+        factories = self.layer_factory
+        factory = factories[index % len(factories)] if isinstance(factories, Sequence) else factories
+        return factory(shared_relative_position_bias=self.relpos_bias)
 
     @nn.nowrap
     def _embed(
@@ -140,8 +142,13 @@ class _Stack(nn.Module):
     @nn.nowrap
     def _setup_layers(self, construct_scanned: Callable[..., nn.Module]) -> None:
         if not self.scan_layers:
-            self.layers = [self._make_layer() for _ in range(self.num_layers)]
+            self.layers = [self._make_layer(index) for index in range(self.num_layers)]
             return
+        if isinstance(self.layer_factory, Sequence):
+            raise ValueError(
+                f"{type(self).__name__} got {len(self.layer_factory)} layer factories with scan_layers=True; expected "
+                "one, since scanned layers are all alike."
+            )
         made: list[nn.Module] = []
 
         def make_layer() -> nn.Module:
@@ -157,7 +164,8 @@ class Encoder(_Stack, ParameterRemappable):
     """Embeds tokens and runs encoder layers: `[B T]` ids to `[B T D]`.
 
     Attributes:
-      layer_factory: makes a layer; called with `shared_relative_position_bias=` (a module or None).
+      layer_factory: makes a layer; called with `shared_relative_position_bias=` (a module or None). Of several, each
+        layer takes the next, and then the first again.
       input_dropout_factory: makes the dropout after embedding.
       output_dropout_factory: makes the dropout after the final norm.
       layer_norm_factory: makes the final norm; None: there is none.
@@ -179,7 +187,7 @@ class Encoder(_Stack, ParameterRemappable):
       number_tokens: `(tokens, valid) -> positions [B T]` where a call names none; consecutive from 0 when None.
     """
 
-    layer_factory: Callable[..., nn.Module]
+    layer_factory: Callable[..., nn.Module] | Sequence[Callable[..., nn.Module]]
     input_dropout_factory: Callable[[], nn.Module]
     output_dropout_factory: Callable[[], nn.Module]
     layer_norm_factory: Callable[[], nn.Module] | None
@@ -296,7 +304,7 @@ class Decoder(_Stack, ParameterRemappable):
       embedding_transform_factory, token_type_embedder_factory, number_tokens: as in `Encoder`.
     """
 
-    layer_factory: Callable[..., nn.Module]
+    layer_factory: Callable[..., nn.Module] | Sequence[Callable[..., nn.Module]]
     dropout_factory: Callable[[], nn.Module]
     layer_norm_factory: Callable[[], nn.Module] | None
     num_layers: int

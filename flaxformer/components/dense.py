@@ -305,3 +305,13 @@ def _normalize_axes(axes: tuple[int, ...], rank: int) -> tuple[int, ...]:
             f"axis is {axes} for inputs of rank {rank}; expected distinct axes between {-rank} and {rank - 1}."
         )
     return normalized
+
+
+def dense_with_biases(*, biased: Sequence[str] = (), **options: Any) -> DenseGeneral:
+    """A `dense_general_factory` that gives a bias to some projections of a layer only, whatever `use_bias` says.
+
+    Args:
+      biased: the names of those, for example `("query", "key", "value")`.
+      **options: as the layer gives them.
+    """
+    return DenseGeneral(**{**options, "use_bias": options["name"] in biased})

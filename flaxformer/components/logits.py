@@ -110,6 +110,6 @@ class TransformedLogits(nn.Module):
         self.layer_norm = self.layer_norm_factory()
         self.logits = TiedLogits(use_bias=True, num_embeddings=self.num_embeddings)
 
-    def __call__(self, x: Float[Array, "*B D"], *, attend: Callable[[Array], Array]) -> Float[Array, "*B V"]:
-        """Scores `x`; `attend` as for `TiedLogits`."""
-        return self.logits(self.layer_norm(resolve_activation(self.activation)(self.dense(x))), attend=attend)
+    def __call__(self, hidden: Float[Array, "*B D"], *, attend: Callable[[Array], Array]) -> Float[Array, "*B V"]:
+        """Scores the hidden states; `attend` as for `TiedLogits`."""
+        return self.logits(self.layer_norm(resolve_activation(self.activation)(self.dense(hidden))), attend=attend)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from flax.linen import partitioning
 from flax.linen.linear import default_embed_init
 from jaxtyping import Float, Shaped
 
+from flaxformer.components.dense import DenseGeneral
 from flaxformer.components.embedder import Embedder, checked_ids
 from flaxformer.types import Array, DType, Initializer
 
@@ -99,3 +101,24 @@ class Embed(nn.Module, Embedder[Array]):
         if names is None or not self.axes:
             return x
         return partitioning.with_sharding_constraint(x, (*names, self.axes[axis]))  # pyright: ignore
+
+
+class ProjectedEmbed(Embed):
+    """A table narrower than the model, projected to its width when read; `attend` takes the table's own width.
+
+    Attributes:
+      num_embeddings, ...: as in `Embed`.
+      projected_features: width of the model.
+    """
+
+    projected_features: int = 0
+
+    def setup(self) -> None:
+        super().setup()
+        self.projection = DenseGeneral(
+            self.projected_features, False, dtype=self.dtype, kernel_axis_names=("mlp", "embed")
+        )
+
+    def __call__(self, inputs: Shaped[Array, "*ids"], **options: Any) -> Float[Array, "*ids D"]:
+        """Embeds ids and projects; arguments as for `Embed`."""
+        return self.projection(super().__call__(inputs, **options))

@@ -3,9 +3,11 @@
     flaxformer convert --from t5x --to safetensors models/t5_1_1_small/checkpoint_1000000 small.safetensors
     flaxformer convert --from t5x --to orbax models/t5_1_1_small converted/
     flaxformer convert --from t5x --to t5x --layout split-bias --layout stack --params-only old/ new/
+    flaxformer convert --from hf --to orbax t5-v1_1-small converted/
+    flaxformer convert --from t5x --to hf --config config.json models/mine mine-for-others/
 
 The source is a model's folder, a checkpoint, or its msgpack file, in any of T5X's forms (told apart by what they hold),
-or a checkpoint of this library. Nothing is written unless all of it is.
+or a checkpoint of this library; with `--from hf` a Hugging Face folder. Nothing is written unless all of it is.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from flaxformer.weights import layouts, retired_layouts
 from flaxformer.weights.arrays import StoredArray
 from flaxformer.weights.errors import CheckpointError
 from flaxformer.weights.exporting import save_orbax_checkpoint, save_safetensors
-from flaxformer.weights.loading import load_t5x_checkpoint
+from flaxformer.weights.loading import cast_floats, load_t5x_checkpoint
 from flaxformer.weights.writing import save_t5x_checkpoint
 
 LAYOUTS: Mapping[str, Callable[..., Any]] = {
@@ -39,10 +41,11 @@ LAYOUTS: Mapping[str, Callable[..., Any]] = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `flaxformer convert`."""
-    parser.add_argument("--from", dest="source_form", choices=["t5x"], default="t5x", help="T5X's forms, or our own")
-    parser.add_argument("--to", dest="form", choices=["safetensors", "orbax", "t5x"], required=True)
-    parser.add_argument("source", metavar="SRC", help="a folder of checkpoints, a checkpoint, or its msgpack file")
-    parser.add_argument("destination", metavar="DST", help="a new file (safetensors), or the folder of checkpoint_<n>")
+    parser.add_argument("--from", dest="source_form", choices=["t5x", "hf"], default="t5x", help="t5x: or our own")
+    parser.add_argument("--to", dest="form", choices=["safetensors", "orbax", "t5x", "hf"], required=True)
+    parser.add_argument("source", metavar="SRC", help="a folder of checkpoints, a checkpoint, its msgpack file")
+    parser.add_argument("destination", metavar="DST", help="a new file or folder, or the folder of checkpoint_<n>")
+    parser.add_argument("--config", metavar="FILE", help="the config.json to write, for --to hf from another form")
     parser.add_argument("--step", type=int, help="which checkpoint in SRC (default: the latest)")
     parser.add_argument("--params-only", action="store_true", help="leave out the optimizer's state")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the parameters (default: as stored)")
@@ -65,10 +68,17 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
       CheckpointError: a `ValueError`, for what cannot be read, does not fit, or exists already.
     """
-    state = load_t5x_checkpoint(arguments.source, arguments.step, restore_dtype=arguments.dtype, lazy_parameters=True)
+    state, config = _read(arguments)
     state = _laid_out(state, arguments)
-    if arguments.form == "safetensors":
-        write: Callable[..., pathlib.Path] = functools.partial(save_safetensors, arguments.destination, state["target"])
+    if arguments.form == "hf":
+        from flaxformer.weights.pretrained.saving import write_folder
+
+        write: Callable[..., pathlib.Path] = functools.partial(
+            write_folder, config or _given_config(arguments), state["target"], arguments.destination
+        )
+        state = {"target": state["target"]}
+    elif arguments.form == "safetensors":
+        write = functools.partial(save_safetensors, arguments.destination, state["target"])
         state = {"target": state["target"]}
     else:
         save = save_orbax_checkpoint if arguments.form == "orbax" else save_t5x_checkpoint
@@ -77,6 +87,28 @@ def run(arguments: argparse.Namespace) -> None:
         path = write(report=report)
     count = len(jax.tree.leaves(state["target"]))
     print(f"{path}: {count} parameters of {_total(state['target']):,} bytes from {arguments.source}")
+
+
+def _read(arguments: argparse.Namespace) -> tuple[dict[str, Any], Mapping[str, Any] | None]:
+    """The state, and the published configuration where the source has one."""
+    if arguments.source_form == "t5x":
+        dtype = arguments.dtype
+        return load_t5x_checkpoint(arguments.source, arguments.step, restore_dtype=dtype, lazy_parameters=True), None
+    from flaxformer.weights.pretrained.loading import Folder
+
+    folder = Folder.open(arguments.source)
+    params = folder.parameters(folder.model())
+    if arguments.dtype is not None:
+        params = cast_floats(params, arguments.dtype)
+    return {"target": params, "state": {"step": 0}}, folder.attributes.values
+
+
+def _given_config(arguments: argparse.Namespace) -> Mapping[str, Any]:
+    if arguments.config is None:
+        raise CheckpointError("--to hf needs --config FILE, the config.json of the model; expected one to write.")
+    from flaxformer.weights.pretrained.files import read_json
+
+    return read_json(pathlib.Path(arguments.config))
 
 
 def _laid_out(state: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:

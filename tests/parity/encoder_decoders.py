@@ -2,9 +2,6 @@
 
 import json
 
-import jax.numpy as jnp
-import numpy as np
-
 from flaxformer.weights.pretrained import load_pretrained
 from tests.parity.recorded import (
     Recorded,
@@ -12,8 +9,10 @@ from tests.parity.recorded import (
     attention_weights,
     batched,
     close,
+    close_weights,
     cross_entropy,
     hidden_states,
+    or_ones,
     shifted,
 )
 
@@ -26,9 +25,11 @@ def check(family, folder=None):
     start, pad = config["decoder_start_token_id"], config["pad_token_id"]
     cases = [case for case in recorded.cases if recorded.gave(case, "logits") is not None]
     sources = [recorded.given(case, "input_ids") for case in cases]
-    masks = [_or_ones(recorded.given(case, "attention_mask"), ids) for case, ids in zip(cases, sources)]
+    masks = [or_ones(recorded.given(case, "attention_mask"), ids) for case, ids in zip(cases, sources, strict=True)]
     targets = [_decoder_inputs(recorded, case, start, pad) for case in cases]
-    seen = [_or_ones(recorded.given(case, "decoder_attention_mask"), ids) for case, ids in zip(cases, targets)]
+    seen = [
+        or_ones(recorded.given(case, "decoder_attention_mask"), ids) for case, ids in zip(cases, targets, strict=True)
+    ]
     inputs, rows = batched(sources, pad)
     inputs = {
         "encoder_input_tokens": inputs,
@@ -36,9 +37,9 @@ def check(family, folder=None):
         "decoder_input_tokens": batched(targets, pad)[0],
         "decoder_valid": batched(seen)[0],
     }
-    logits, captured = applied(model, (), variables, inputs)
+    logits, captured = applied(model, variables, inputs)
     errors = []
-    for case, row, mask, own in zip(cases, rows, masks, seen):
+    for case, row, mask, own in zip(cases, rows, masks, seen, strict=True):
         if case != "unscaled":
             errors.append(close(logits[row], recorded.gave(case, "logits"), own))
         if (labels := recorded.given(case, "labels")) is not None:
@@ -49,8 +50,7 @@ def check(family, folder=None):
             if theirs is None:
                 continue
             ours = hidden_states(captured, stack)
-            assert len(ours) == len(theirs)
-            errors += [close(mine[row], other, where) for mine, other in zip(ours, theirs)]
+            errors += [close(mine[row], other, where) for mine, other in zip(ours, theirs, strict=True)]
         for name, stack, part, where in (
             ("encoder_attentions", "encoder", "attention", mask),
             ("decoder_attentions", "decoder", "self_attention", own),
@@ -60,20 +60,10 @@ def check(family, folder=None):
             if theirs is None:
                 continue
             ours = attention_weights(captured, stack, part)
-            assert len(ours) == len(theirs)
-            errors += [_close_weights(mine[row], other, where) for mine, other in zip(ours, theirs)]
+            errors += [close_weights(mine[row], other, where) for mine, other in zip(ours, theirs, strict=True)]
     return max(errors)
-
-
-def _or_ones(mask, ids):
-    return np.ones_like(ids) if mask is None else mask
 
 
 def _decoder_inputs(recorded, case, start, pad):
     labels = recorded.given(case, "labels")
     return recorded.given(case, "decoder_input_ids") if labels is None else shifted(labels, start, pad)
-
-
-def _close_weights(ours, theirs, where):
-    ours = np.asarray(jnp.moveaxis(ours, 1, 2))  # [b T N S]
-    return close(ours, np.moveaxis(theirs, 1, 2), where)

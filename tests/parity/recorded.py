@@ -8,7 +8,6 @@ import functools
 import pathlib
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 FIXTURES = pathlib.Path(__file__).parent / "fixtures"
@@ -71,13 +70,12 @@ def is_recorded_part(module, method):
     )
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def applied(model, options, variables, inputs):
+@functools.partial(jax.jit, static_argnums=0)
+def applied(model, variables, inputs):
     """One call, with hidden states and attention weights captured."""
     return model.apply(
         variables,
         **inputs,
-        **dict(options),
         enable_dropout=False,
         capture_intermediates=is_recorded_part,
         mutable=["intermediates", "attention"],
@@ -113,3 +111,13 @@ def close(ours, theirs, where=None):
     worst = float(error.max())
     assert worst <= TOLERANCE, worst
     return worst
+
+
+def close_weights(ours, theirs, where):
+    """As `close`, for weights `[b N T S]`."""
+    return close(np.moveaxis(np.asarray(ours), 1, 2), np.moveaxis(theirs, 1, 2), where)
+
+
+def or_ones(mask, ids):
+    """`mask`, or that of a call without one: everything is visible."""
+    return np.ones_like(ids) if mask is None else mask

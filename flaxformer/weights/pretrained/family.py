@@ -62,7 +62,7 @@ class Family:
 
 
 # The modules under `families`; each has FAMILIES.
-_MODULES = ("t5",)
+_MODULES = ("bart", "bert", "fused", "gemma", "gpt2", "llama", "opt", "t5")
 
 
 def families() -> dict[str, Family]:
@@ -95,3 +95,17 @@ def architecture(attributes: Attributes, default: str) -> str:
 def bindings(settings: Mapping[str, Any]) -> list[str]:
     """Gin statements for settings."""
     return [f"{name} = {value if isinstance(value, Gin) else repr(value)}" for name, value in settings.items()]
+
+
+def causal_only(attributes: Attributes, *suffixes: str) -> None:
+    """Refuses architectures that do not end in one of `suffixes`, the first of which is taken where none is named.
+
+    Raises:
+      CheckpointError: a `ValueError`.
+    """
+    named = architecture(attributes, suffixes[0])
+    if not named.endswith(suffixes):
+        raise CheckpointError(
+            f"{attributes.where} has the architecture {named!r}, which is not implemented; expected one that ends in "
+            f"{', '.join(suffixes)}."
+        )

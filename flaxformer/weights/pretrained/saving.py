@@ -19,7 +19,7 @@ from flaxformer.types import DType
 from flaxformer.weights.arrays import StoredArray
 from flaxformer.weights.errors import CheckpointError
 from flaxformer.weights.exporting import save_safetensors
-from flaxformer.weights.layouts import share_relative_bias, unstack_layers
+from flaxformer.weights.layouts import unstack_layers
 from flaxformer.weights.pretrained.attributes import Attributes
 from flaxformer.weights.pretrained.family import find_family
 from flaxformer.weights.pretrained.loading import CONFIG
@@ -52,20 +52,31 @@ def save_pretrained(
       CheckpointError: a `ValueError`, when the folder exists, the model does not know what it was published as, or has
         parameters that Hugging Face's form has no name for. Then nothing is left behind.
     """
-    published = dict(_published(model) if config is None else config)
-    attributes = Attributes(published, CONFIG)
-    table = find_family(attributes).table(attributes)
+    published = _published(model) if config is None else config
     params = jax.tree.map(_stored, dict(variables["params"]))
-    flat = traverse_util.flatten_dict(_listed(params), sep="/")
+    return write_folder(published, params, folder, dtype=dtype, report=report)
+
+
+def write_folder(
+    config: Mapping[str, Any],
+    params: Mapping[str, Any],
+    folder: str | os.PathLike,
+    *,
+    dtype: DType | None = None,
+    report: Report = lambda name, nbytes: None,
+) -> pathlib.Path:
+    """As `save_pretrained`, for stored arrays and the content of config.json."""
+    attributes = Attributes(config, CONFIG)
+    table = find_family(attributes).table(attributes)
+    flat: dict[str, StoredArray] = traverse_util.flatten_dict(_listed(dict(params)), sep="/")
     if dtype is not None:
         flat = {n: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a for n, a in flat.items()}
     weights = to_theirs(table, flat)
     kinds = {array.dtype.name for array in weights.values() if jnp.issubdtype(array.dtype, jnp.floating)}
-    if len(kinds) == 1:
-        published |= {"torch_dtype" if "torch_dtype" in published else "dtype": kinds.pop()}
+    said = {"torch_dtype" if "torch_dtype" in config else "dtype": kinds.pop()} if len(kinds) == 1 else {}
     with unfinished(pathlib.Path(folder)) as temporary:
         temporary.mkdir(parents=True)
-        text = json.dumps(published, indent=2, sort_keys=True, ensure_ascii=False)
+        text = json.dumps({**config, **said}, indent=2, sort_keys=True, ensure_ascii=False)
         (temporary / CONFIG).write_text(text + "\n", encoding="utf-8")
         save_safetensors(temporary / "model.safetensors", weights, metadata={"format": "pt"}, report=report)
     return pathlib.Path(folder)

@@ -1,0 +1,85 @@
+"""Recorded generation: tokens exactly, scores to 1e-4."""
+
+import json
+
+import numpy as np
+
+from flaxformer.decoding import generate
+from flaxformer.decoding.constraints import Banned, ForcedEnd, MinLength, NoRepeatNGram, RepetitionPenalty
+from flaxformer.decoding.strategies.beam import BeamSearch
+from flaxformer.decoding.strategies.beam_rules import LengthPenalty
+from flaxformer.decoding.strategies.greedy import Greedy
+from flaxformer.weights.pretrained import load_pretrained
+from tests.parity.recorded import FIXTURES
+
+
+def check(family, wanted=lambda name: True):
+    """Compares the cases whose name is wanted; returns how many, and the largest error of a score."""
+    folder = FIXTURES / family
+    recorded = json.loads((folder / "generate.json").read_text())
+    model, variables = load_pretrained(folder)
+    cases = [case for case in recorded["cases"] if wanted(case["name"])]
+    return len(cases), max([_compare(model, variables, recorded, case) for case in cases], default=0.0)
+
+
+def _compare(model, variables, recorded, case):
+    settings, eos = dict(case["settings"]), recorded["eos_token_id"]
+    ids, valid = (np.asarray(recorded["inputs"][name], np.int32) for name in ("input_ids", "attention_mask"))
+    start = recorded.get("decoder_start_token_id")
+    if start is None:
+        inputs = {"decoder_prompt_tokens": ids, "valid": valid > 0}
+    else:
+        inputs = {"encoder_input_tokens": ids}
+    generated = generate(
+        model,
+        variables,
+        inputs,
+        strategy=_strategy(settings),
+        max_new_tokens=settings["max_new_tokens"],
+        eos_id=eos,
+        pad_id=recorded["pad_token_id"],
+        bos_id=start,
+        constraints=_constraints(settings, recorded),
+    )
+    prompt = ids.shape[1] if start is None else 1
+    theirs = [cut(row[prompt:], eos) for row in case["sequences"]]
+    lengths = np.asarray(generated.lengths).reshape(-1)
+    ours = [
+        row[:n].tolist() for row, n in zip(np.asarray(generated.tokens).reshape(len(lengths), -1), lengths, strict=True)
+    ]
+    assert ours == theirs, (case["name"], ours, theirs)
+    scores = case.get("sequences_scores")
+    if scores is None:
+        if len(settings) > 3:
+            return 0.0  # what a constraint changes, the log-probabilities of the raw logits do not tell
+        scores = [sum(row[: len(tokens)]) for row, tokens in zip(case["step_logprobs"], theirs, strict=True)]
+    error = np.abs(np.asarray(generated.scores).reshape(-1) - scores) / (1 + np.abs(scores))
+    assert error.max() <= 1e-4, (case["name"], error)
+    return float(error.max())
+
+
+def cut(tokens, eos):
+    """The tokens up to the first end, that included."""
+    return tokens[: tokens.index(eos) + 1] if eos in tokens else tokens
+
+
+def _strategy(settings):
+    if settings["num_beams"] == 1:
+        return Greedy()
+    rule = LengthPenalty(settings["length_penalty"], settings["early_stopping"])
+    return BeamSearch(settings["num_beams"], num_return=settings["num_return_sequences"], rule=rule)
+
+
+def _constraints(settings, recorded):
+    made = []
+    if "repetition_penalty" in settings:
+        made.append(RepetitionPenalty(settings["repetition_penalty"]))
+    if "no_repeat_ngram_size" in settings:
+        made.append(NoRepeatNGram(settings["no_repeat_ngram_size"]))
+    if "bad_words_ids" in settings:
+        made.append(Banned(tuple(word for (word,) in settings["bad_words_ids"])))
+    if "min_new_tokens" in settings:
+        made.append(MinLength(settings["min_new_tokens"]))
+    if "forced_eos_token_id" in settings:
+        made.append(ForcedEnd())
+    return made
