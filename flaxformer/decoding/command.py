@@ -5,10 +5,10 @@
     flaxformer generate bart-large-cnn --beams 4 < article.txt
     flaxformer generate my-model "13959 1566 12 2968 10 1" --ids
 
-Texts come before flags; each, or each line of the standard input, is one input. The folder's tokenizer turns it into ids
-and back (extra `tokenizers`); with `--ids`, or in a folder without a tokenizer, ids come in and go out. Only the flags
-say how to search: the defaults in generation_config.json are for another library's search, except for the ids of start
-and end.
+Texts come before flags; each, or each line of the standard input, is one input. The folder's tokenizer turns it into
+ids and back (extra `tokenizers`); with `--ids`, or in a folder without a tokenizer, ids come in and go out. Only the
+flags say how to search: the defaults in generation_config.json are for another library's search, except for the ids of
+start and end.
 """
 
 from __future__ import annotations
