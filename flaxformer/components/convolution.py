@@ -106,7 +106,7 @@ class Depthwise1dConv(nn.Module):
 
         Raises:
           ValueError: for a cache without `autoregressive`, off axis 1, or missing; for a decoding step of more than
-            one token; and for a prefill without lengths.
+            one token; for a step of branches; and for a prefill without lengths.
         """
         step = step or Step.from_keywords(decode, prefill, prefill_lengths)
         x = jnp.asarray(x, jnp.float32)
@@ -141,6 +141,11 @@ class Depthwise1dConv(nn.Module):
         if step.prefill and step.lengths is None:
             raise ValueError("prefill=True came without prefill_lengths; pass the number of real tokens of each row.")
         has_cache = self.has_variable("cache", "cached_x_0")
+        if step.visible is not None:
+            raise ValueError(
+                "the step is of branches that share a row; expected a row of its own for each, as the last inputs of "
+                "each differ. flaxformer.decoding repeats rows for modules whose caches do not go by slots."
+            )
         if step.use_cache:
             if not (step.fresh or has_cache or self.radius == 0):
                 raise ValueError(

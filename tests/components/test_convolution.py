@@ -139,6 +139,13 @@ def test_step_that_continues_needs_a_cache():
         conv.apply({"params": params}, jnp.ones((1, 1, 2)), step=step, mutable=["cache"])
 
 
+def test_branches_of_a_row_are_refused():
+    conv, params, _ = make()
+    step = Step.start(jnp.ones((1, 1), bool), cache_length=2).advance().branch(2, 2, 6)
+    with pytest.raises(ValueError, match="the step is of branches that share a row; expected a row of its own"):
+        conv.apply({"params": params}, jnp.ones((2, 2, 2)), step=step, mutable=["cache"])
+
+
 @pytest.mark.parametrize("step", [Step(prefill=True, lengths=jnp.array([1])), Step(valid=jnp.ones((1, 1), bool))])
 def test_rows_of_different_lengths_need_the_length_on_axis_1(step):
     conv, params, _ = make(length_dim=0)

@@ -125,9 +125,10 @@ class LinearAttention(HeadProjections, DenseAttention):
                 f"LinearAttention got {name}; expected none: it has sums of features and no scores. "
                 "Leave out relative position biases, and use positions=Rotary() or position embeddings."
             )
-        if step.decode or step.prefill:
+        if step.decode or step.prefill or step.visible is not None:
+            name = "a step of branches" if step.visible is not None else "decode=True or prefill=True"
             raise ValueError(
-                "LinearAttention got decode=True or prefill=True; expected a Step with slots. "
+                f"LinearAttention got {name}; expected a Step with slots, and a row of its own for each beam. "
                 "Decode with flaxformer.decoding, or make the steps by Step.start and advance."
             )
 

@@ -274,6 +274,8 @@ def test_what_sums_cannot_do_is_refused():
         call(X, X, precomputed_qkv=(X, X, X))
     with pytest.raises(ValueError, match="decode=True or prefill=True; expected a Step with slots"):
         call(X, X, decode=True)
+    with pytest.raises(ValueError, match="a step of branches; expected a Step with slots, and a row of its own"):
+        call(X[:, :2], X[:, :2], step=start.advance().branch(ROWS, 2, 20), mutable=["cache"])
     with pytest.raises(ValueError, match="7 queries and 5 keys; expected as many of one as of the other"):
         call(X, X[:, :5], Causal())
     with pytest.raises(ValueError, match="got a mask of keys along with cache slots"):
