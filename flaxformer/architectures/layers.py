@@ -15,7 +15,13 @@ from jaxtyping import Float
 
 from flaxformer import activation_partitioning
 from flaxformer.architectures.common.param_remapping import ParameterRemappable
-from flaxformer.architectures.position_bias import check_at_most_one, cross_attention_bias, self_attention_bias
+from flaxformer.architectures.position_bias import (
+    check_at_most_one,
+    cross_attention_bias,
+    self_attention_bias,
+    takes_lazy_bias,
+)
+from flaxformer.components.attention.kernels.biases import Bias
 from flaxformer.components.attention.masks import Mask, as_mask
 from flaxformer.components.calling import accepts, call_part, note_old_convention
 from flaxformer.errors import PartError, ShapeError
@@ -171,9 +177,16 @@ class EncoderLayer(BaseLayer, ParameterRemappable):
         self.post_attention_dropout = self.dropout_factory()
         self.post_mlp_dropout = self.dropout_factory()
 
-    def get_bias(self, layer_input: Array) -> Array | None:
+    @property
+    def takes_lazy_bias(self) -> bool:
+        """Whether `position_bias` may be a rule."""
+        return takes_lazy_bias(self.attention)
+
+    def get_bias(self, layer_input: Array) -> Array | Bias | None:
         """The position bias `[1 N T T]` for `layer_input [B T D]`, or None."""
-        return self_attention_bias(self.relpos_bias, layer_input, bidirectional=True, step=Step())
+        return self_attention_bias(
+            self.relpos_bias, layer_input, bidirectional=True, step=Step(), lazy=self.takes_lazy_bias
+        )
 
     def __call__(
         self,
@@ -183,7 +196,7 @@ class EncoderLayer(BaseLayer, ParameterRemappable):
         logit_mask: Float[Array, "B T 1"] | None = None,
         enable_dropout: bool = True,
         step: Step | None = None,
-        position_bias: Float[Array, "#B N T T"] | None = None,
+        position_bias: Float[Array, "#B N T T"] | Bias | None = None,
     ) -> Any:
         """Maps `inputs [B T D]` to the same shape.
 
@@ -259,6 +272,11 @@ class DecoderLayer(BaseLayer, ParameterRemappable):
         self.pre_mlp_layer_norm = self._make_norm()
         self.post_mlp_dropout = self.dropout_factory()
 
+    @property
+    def takes_lazy_bias(self) -> bool:
+        """Whether `position_bias` may be a rule."""
+        return takes_lazy_bias(self.self_attention)
+
     def get_bias(
         self,
         max_decode_length: int | None,
@@ -266,11 +284,16 @@ class DecoderLayer(BaseLayer, ParameterRemappable):
         layer_input: Array,
         encoded: Array | None,
         step: Step | None = None,
-    ) -> tuple[Array | None, Array | None]:
+    ) -> tuple[Array | Bias | None, Array | None]:
         """The biases of self-attention and of attention to the encoder; None where there is none."""
         step = step or Step(decode=decode)
         own = self_attention_bias(
-            self.relpos_bias, layer_input, bidirectional=False, step=step, max_decode_length=max_decode_length
+            self.relpos_bias,
+            layer_input,
+            bidirectional=False,
+            step=step,
+            max_decode_length=max_decode_length,
+            lazy=self.takes_lazy_bias,
         )
         return own, cross_attention_bias(self.relpos_bias, layer_input, encoded)
 
@@ -288,7 +311,7 @@ class DecoderLayer(BaseLayer, ParameterRemappable):
         prefill: bool = False,
         prefill_lengths: Array | None = None,
         step: Step | None = None,
-        position_bias: Float[Array, "#B N T S"] | None = None,
+        position_bias: Float[Array, "#B N T S"] | Bias | None = None,
         **kwargs: Any,
     ) -> Any:
         """Maps `targets [B T D]` to the same shape.

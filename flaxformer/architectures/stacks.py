@@ -11,10 +11,11 @@ from jaxtyping import Float, Num
 
 from flaxformer.architectures import repeat
 from flaxformer.architectures.common.param_remapping import ParameterRemappable
-from flaxformer.architectures.position_bias import self_attention_bias
+from flaxformer.architectures.position_bias import self_attention_bias, takes_lazy_bias
 from flaxformer.architectures.repeat import LayerRemat
 from flaxformer.components import embedding
 from flaxformer.components.attention.dense_attention import get_decoder_logit_mask
+from flaxformer.components.attention.kernels.biases import Bias
 from flaxformer.components.attention.masks import Mask
 from flaxformer.components.calling import call_part
 from flaxformer.components.rich_attention_position_scores import RichAttentionApi
@@ -117,12 +118,19 @@ class _Stack(nn.Module):
             )
 
     @nn.nowrap
-    def _shared_bias(self, x: Array, *, bidirectional: bool, step: Step, max_decode_length: int | None) -> Array | None:
-        """The bias of a module that all layers share, computed once."""
+    def _shared_bias(
+        self, x: Array, *, bidirectional: bool, step: Step, max_decode_length: int | None
+    ) -> Array | Bias | None:
+        """The bias of a module that all layers share: an array, computed once, unless all layers take a rule."""
         if self.relpos_bias is None or isinstance(self.relpos_bias, RichAttentionApi):
             return None
         return self_attention_bias(
-            self.relpos_bias, x, bidirectional=bidirectional, step=step, max_decode_length=max_decode_length
+            self.relpos_bias,
+            x,
+            bidirectional=bidirectional,
+            step=step,
+            max_decode_length=max_decode_length,
+            lazy=takes_lazy_bias(*getattr(self, "layers", ())),
         )
 
     @nn.nowrap

@@ -50,10 +50,18 @@ def logits() -> nn.Module:
     return dense.DenseGeneral(VOCABULARY, use_bias=False, kernel_axis_names=["embed", "vocab"])
 
 
-def encoder(*, scan: bool = False, remat: str = "legacy", layers: int = 2, shared_token_embedder=None, **options):
+def encoder(
+    *,
+    scan: bool = False,
+    remat: str = "legacy",
+    layers: int = 2,
+    make_attention=attention,
+    shared_token_embedder=None,
+    **options,
+):
     def layer(*, shared_relative_position_bias=None):
         return t5_architecture.EncoderLayer(
-            attention=attention(),
+            attention=make_attention(),
             mlp=mlp(),
             dropout_factory=dropout,
             layer_norm_factory=layer_norm_factory(),

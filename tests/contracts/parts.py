@@ -12,12 +12,14 @@ import numpy as np
 from flaxformer.architectures.layers import DecoderLayer, EncoderLayer, PostNorm
 from flaxformer.architectures.t5.parallel_fused_decoder import ParallelFusedDecoderLayer
 from flaxformer.components import convolution, dense, embedding, layer_norm, relative_position_biases
-from flaxformer.components.attention import dense_attention, masks
+from flaxformer.components.attention import dense_attention, latent_attention, masks, variants
+from flaxformer.components.attention.caches import RingCache
 from flaxformer.components.positions.rotary import Rotary
 from tests.contracts import models
 
 RNG = np.random.default_rng(0)
 X = jnp.asarray(RNG.normal(size=(2, 6, models.WIDTH)), jnp.float32)
+HEADS = tuple(jnp.asarray(x, jnp.float32) for x in RNG.normal(size=(3, 2, 6, 4, 4)))  # query, key, value [B T N H]
 IDS = jnp.asarray(RNG.integers(0, models.VOCABULARY, (2, 6)))
 ONES = nn.initializers.ones
 UNUSED = object()  # a field that is accepted for old configurations and changes nothing
@@ -69,11 +71,13 @@ ATTENTION_FIELDS = {
     "q_norm": nn.RMSNorm(),
     "k_norm": nn.RMSNorm(),
     "reach": masks.Window(left=1, right=0),
+    "cache": RingCache(window=2),
 }
 
 
 def _first_value(query, key, value, bias=None, **options):
-    return jnp.broadcast_to(value[:, :1, :1] if value.ndim == 4 else value[:, :1, None], query.shape)
+    first = value[:, :1, :1] if value.ndim == 4 else value[:, :1, None]
+    return jnp.broadcast_to(first, (*query.shape[:-1], value.shape[-1]))
 
 
 FUSABLE = {"split_head_kernel": True, "rescale_logits": True}
@@ -269,6 +273,46 @@ PARTS = {
             **RETIRED,
         },
     ),
+    "MultiHeadLatentAttention": Part(
+        latent_attention.MultiHeadLatentAttention,
+        {"num_heads": 4, "latent_width": 6, "head_dim": 4, "rotary_dim": 2},
+        (X, "same"),
+        {
+            "num_heads": 2,
+            "latent_width": 5,
+            "head_dim": 3,
+            "rotary_dim": 4,
+            "value_dim": 3,
+            "query_latent_width": 5,
+            "out_features": 3,
+            "use_bias": True,
+            "dtype": "bfloat16",
+            "broadcast_dropout": (False, {"dropout_rate": 0.5}),
+            "dropout_rate": 0.5,
+            "precision": "highest",
+            "kernel_init": ONES,
+            "bias_init": (ONES, {"use_bias": True}),
+            "scale": 1.0,
+            "attention_fn": _first_value,
+            "use_extra_logit": True,
+            "float32_logits": (True, {"dtype": "bfloat16"}),
+            "positions": Rotary(interleaved=True),
+            "reach": masks.Window(left=1, right=0),
+            "epsilon": 0.1,
+            "absorb": True,
+            "cache": RingCache(window=2),
+            "dense_general_factory": functools.partial(dense.DenseGeneral, reshaped_kernel_axis_name_map={}),
+        },
+    ),
+    "Sinks": Part(variants.Sinks, {}, HEADS, {"attend": variants.Attend(softcap=1.0), "sinks_init": ONES}),
+    "TalkingHeads": Part(variants.TalkingHeads, {}, HEADS, {"logits_init": ONES, "weights_init": ONES}),
+    "Differential": Part(
+        variants.Differential,
+        {},
+        HEADS,
+        {"attend": variants.Attend(softcap=1.0), "lambda_init": 0.2, "epsilon": 0.1},
+    ),
+    "UnitNorm": Part(variants.UnitNorm, {"scale": 2.0}, (X,), {"scale": 3.0, "epsilon": 0.1, "dtype": "bfloat16"}),
     "LocalAttentionLayer": Part(
         dense_attention.LocalAttentionLayer,
         {

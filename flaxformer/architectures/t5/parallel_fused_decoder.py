@@ -23,6 +23,7 @@ from flaxformer.architectures.layers import BaseLayer, count_first_row
 from flaxformer.architectures.position_bias import self_attention_bias
 from flaxformer.components import dense
 from flaxformer.components.attention.dense_attention import MultiQueryDotProductAttention
+from flaxformer.components.attention.kernels.biases import Bias
 from flaxformer.components.attention.masks import Mask
 from flaxformer.components.calling import call_part
 from flaxformer.errors import PartError, ShapeError
@@ -138,7 +139,7 @@ class ParallelFusedDecoderLayer(BaseLayer, ParameterRemappable):
         prefill: bool = False,
         prefill_lengths: Array | None = None,
         step: Step | None = None,
-        position_bias: Float[Array, "#B N T S"] | None = None,
+        position_bias: Float[Array, "#B N T S"] | Bias | None = None,
         **kwargs: Any,
     ) -> Any:
         """Maps `targets [B T D]` to the same shape; the arguments are those of `DecoderLayer` without an encoder."""

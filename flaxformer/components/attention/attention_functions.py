@@ -63,11 +63,12 @@ def dot_product_attention(
         raise ValueError(
             f"value has shape {value.shape} and key {key.shape}; expected them to agree in all but the last axis."
         )
-    logits = _scores(query, key, bias, mask, rescale_logits, rescale_weights, dtype, precision, float32_logits)
-    drop = functools.partial(_drop, rng=dropout_rng, rate=dropout_rate, broadcast=broadcast_dropout)
+    logits = scaled_logits(query, key, rescale_logits, rescale_weights, dtype, precision, float32_logits)
+    logits = add_bias_and_mask(logits, bias, mask)
+    drop = functools.partial(drop_weights, rng=dropout_rng, rate=dropout_rate, broadcast=broadcast_dropout)
     dropping = enable_dropout and dropout_rate > 0.0
     if not jnp.dtype(dtype) == logits.dtype == jnp.float32:  # rounded as published half-precision runs rounded it
-        weights = _softmax(logits, use_extra_logit).astype(dtype)
+        weights = softmax(logits, use_extra_logit).astype(dtype)
         weights = drop(weights) if dropping else weights
         return apply_dot_product_attention_weights_to_values(weights, value, precision)
     # Divided by the softmax's sum after the product with the values, where there is less to divide: XLA on CPU would
@@ -95,10 +96,11 @@ def dot_product_attention_weights(
     mask: Mask | Array | None = None,
 ) -> Float[Array, "*B N T S"]:
     """The attention weights of `dot_product_attention`, after dropout; the arguments are the same."""
-    logits = _scores(query, key, bias, mask, rescale_logits, rescale_weights, dtype, precision, float32_logits)
-    weights = _softmax(logits, use_extra_logit).astype(dtype)
+    logits = scaled_logits(query, key, rescale_logits, rescale_weights, dtype, precision, float32_logits)
+    logits = add_bias_and_mask(logits, bias, mask)
+    weights = softmax(logits, use_extra_logit).astype(dtype)
     if enable_dropout and dropout_rate > 0.0:
-        weights = _drop(weights, dropout_rng, dropout_rate, broadcast_dropout)
+        weights = drop_weights(weights, dropout_rng, dropout_rate, broadcast_dropout)
     return weights
 
 
@@ -165,18 +167,16 @@ def _check_heads(query: Array, key: Array) -> None:
         )
 
 
-def _scores(
-    query: Array,
-    key: Array,
-    bias: Array | None,
-    mask: Mask | Array | None,
-    rescale_logits: bool,
-    rescale_weights: bool,
-    dtype: DType,
-    precision: Precision,
-    float32_logits: bool,
+def scaled_logits(
+    query: Float[Array, "*B T N H"],
+    key: Float[Array, "*B S K H"],
+    rescale_logits: bool = False,
+    rescale_weights: bool = False,
+    dtype: DType = jnp.float32,
+    precision: Precision = None,
+    float32_logits: bool = False,
 ) -> Float[Array, "*B N T S"]:
-    """Scaled, biased and masked logits."""
+    """`query · key`, scaled; the arguments are those of `dot_product_attention`."""
     _check_heads(query, key)
     if rescale_logits and rescale_weights:
         raise ValueError(
@@ -188,10 +188,7 @@ def _scores(
     if float32_logits:
         query, key = query.astype(jnp.float32), key.astype(jnp.float32)
     logits = _logits(query, key, precision)
-    if rescale_weights:
-        logits = logits / root
-    added = _as_one_bias(bias, mask, logits)
-    return logits if added is None else logits + added
+    return logits / root if rescale_weights else logits
 
 
 def _logits(query: Array, key: Array, precision: Precision) -> Float[Array, "*B N T S"]:
@@ -203,7 +200,12 @@ def _logits(query: Array, key: Array, precision: Precision) -> Float[Array, "*B 
     return rearrange(x, "... k g t s -> ... (k g) t s")
 
 
-def _drop(weights: Array, rng: PRNGKey | None, rate: float, broadcast: bool) -> Array:
+def drop_weights(weights: Array, rng: PRNGKey | None, rate: float, broadcast: bool) -> Array:
+    """Weights of which a share `rate` is zero and the others are scaled up; alike for all queries if broadcast.
+
+    Raises:
+      ValueError: without a random key.
+    """
     if rng is None:
         raise ValueError(
             f"attention dropout of rate {rate} got no dropout_rng; expected a key. "
@@ -215,18 +217,24 @@ def _drop(weights: Array, rng: PRNGKey | None, rate: float, broadcast: bool) -> 
     return weights * (keep.astype(weights.dtype) / jnp.asarray(keep_probability, weights.dtype))
 
 
-def _as_one_bias(bias: Array | None, mask: Mask | Array | None, logits: Array) -> Array | None:
-    """Bias and mask as one array to add. It is the same in all layers of a stack, where XLA then makes it once."""
+def add_bias_and_mask(
+    logits: Float[Array, "*B N T S"], bias: Array | None, mask: Mask | Array | None
+) -> Float[Array, "*B N T S"]:
+    """The logits as the softmax takes them.
+
+    Bias and mask become one array first: it is the same in all layers of a stack, and XLA then makes it once.
+    """
     bias = None if bias is None else bias.astype(logits.dtype)
     if mask is None:
-        return bias
-    visible = as_mask(mask).dense(*logits.shape[-2:])  # pyright: ignore[reportOptionalMemberAccess]
+        return logits if bias is None else logits + bias
+    visible = as_mask(mask).dense(*logits.shape[-2:])
     hidden = max(MASKED_LOGIT, float(jnp.finfo(logits.dtype).min) / 2)  # finite in float16 too
     shown = jnp.zeros((), logits.dtype) if bias is None else bias
-    return jnp.where(visible, shown, jnp.asarray(hidden, logits.dtype))
+    return logits + jnp.where(visible, shown, jnp.asarray(hidden, logits.dtype))
 
 
-def _softmax(logits: Array, use_extra_logit: bool) -> Array:
+def softmax(logits: Array, use_extra_logit: bool = False) -> Array:
+    """Over the last axis, and over one more logit of 0 if asked to."""
     return _softmax_with_extra_logit(logits) if use_extra_logit else jax.nn.softmax(logits)
 
 

@@ -1,11 +1,13 @@
 """The attention layer behind the public classes of `dense_attention`, which own the fields.
 
-query, key, value = project(inputs)               projections.py   [B T N H], [B S K H]
-query, key = rotate(norm(conv(query, key)))       q_norm, k_norm, flaxformer.components.positions
-key, value, place = append(key, value, step)      caches/, t5x_cache.py (identity when training)
-mask, bias = reach & mask, bias + positions.bias  at the positions of this call; may be symbolic and lazy
-x = attention_fn(query, key, value, mask, bias)   attention_functions.py, variants/
-return project_out(x)                             [B T D]
+    query, key, value = project(inputs)               projections.py   [B T N H], [B S K H]
+    query, key = rotate(norm(conv(query, key)))       q_norm, k_norm, flaxformer.components.positions
+    key, value, place = append(key, value, step)      caches/, t5x_cache.py (identity when training)
+    mask, bias = reach & mask, bias + positions.bias  scoring.py
+    x = attention_fn(query, key, value, mask, bias)   attention_functions.py, variants/
+    return project_out(x)                             [B T D]
+
+Mask and bias are brought to the positions of the call, and may stay symbolic and lazy down to the kernel.
 """
 
 from __future__ import annotations
@@ -51,6 +53,11 @@ class DotProductAttention(HeadProjections, t5x_cache.CountedCache, DenseAttentio
     q_norm = k_norm = None
     positions = None
     reach = None
+
+    @property
+    def takes_lazy_bias(self) -> bool:
+        """Whether a lazy bias reaches `attention_fn` as it is, instead of as an array."""
+        return scoring.takes_lazy_bias(self.attention_fn)
 
     @nn.compact
     def __call__(
@@ -215,8 +222,8 @@ class DotProductAttention(HeadProjections, t5x_cache.CountedCache, DenseAttentio
 
     @nn.nowrap
     def _attend(self, query: Array, key: Array, value: Array, *, mask, bias, enable_dropout: bool) -> Array:
-        if isinstance(bias, Bias) and not scoring.takes_lazy_bias(self.attention_fn):
-            bias = bias.dense(query.shape[-3], key.shape[-3])
+        if not self.takes_lazy_bias:
+            bias = self._as_array(bias, query, key)
         options = {
             "broadcast_dropout": self.broadcast_dropout,
             "rescale_logits": self.rescale_logits,
@@ -236,17 +243,21 @@ class DotProductAttention(HeadProjections, t5x_cache.CountedCache, DenseAttentio
         }
         if accepts(self.attention_fn, "mask"):
             return self._call_attention_fn(query, key, value, bias=bias, mask=mask, **options)
-        bias = scoring.as_one_bias(mask, bias, query, key, self.dtype)
+        bias = scoring.as_one_bias(mask, self._as_array(bias, query, key), query, key, self.dtype)
         return self._call_attention_fn(query, key, value, bias=bias, **options)
+
+    @nn.nowrap
+    def _as_array(self, bias: Array | Bias | None, query: Array, key: Array) -> Array | None:
+        return scoring.as_array(bias, query, key, self.rescale_logits)
 
     @nn.nowrap
     def _weights(self, query: Array, key: Array, *, bias: Array | Bias | None, **options) -> Float[Array, "*B N T S"]:
         """The weights as the attention function tells them, else those of `dot_product_attention`."""
         weigh = getattr(self.attention_fn, "weights", None)
+        options["enable_dropout"] = False
         if weigh is None:
-            weigh = dot_product_attention_weights
-            bias = bias.dense(query.shape[-3], key.shape[-3]) if isinstance(bias, Bias) else bias
-        return weigh(query, key, bias=bias, **options, enable_dropout=False)
+            return dot_product_attention_weights(query, key, self._as_array(bias, query, key), **options)
+        return weigh(query, key, bias=bias, **options)
 
     @nn.nowrap
     def _call_attention_fn(self, query: Array, key: Array, value: Array, **options) -> Array:

@@ -147,4 +147,5 @@ def constrain_heads(x: Array) -> Array:
     """A sharding hint for `[B T N H]`; no effect without logical axis rules."""
     if x.ndim != 4:
         return x
-    return partitioning.with_sharding_constraint(x, ("batch", "length", "heads", "kv"))
+    heads = "heads" if x.shape[-2] > 1 else None  # one head cannot be split
+    return partitioning.with_sharding_constraint(x, ("batch", "length", heads, "kv"))

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Float, Int
 
-from flaxformer.components.attention.cache import Place
+from flaxformer.components.attention.caches import Place
 from flaxformer.components.attention.kernels.biases import Bias, as_bias
 from flaxformer.components.attention.masks import MASKED_LOGIT, Mask
 from flaxformer.types import Array, DType
@@ -48,10 +48,11 @@ def bias_of(scheme: Any, query: Array, key: Array, place: Place) -> Array | Bias
     """
     positions = place.q_positions, place.k_positions
     bias = scheme.bias(*positions) if hasattr(scheme, "bias") else None
+    if hasattr(scheme, "scores_bias"):
+        bias = add(bias, scheme.scores_bias(query, key, *positions))
     if isinstance(bias, Bias) and place.counted:
-        bias = bias.at(None, None)  # row offsets, which kernels know while tracing
-    scored = scheme.scores_bias(query, key, *positions) if hasattr(scheme, "scores_bias") else None
-    return add(bias, scored)
+        return bias.at(None, None)  # row offsets, which kernels know while tracing
+    return bias
 
 
 def add(first: Array | Bias | None, second: Array | Bias | None) -> Array | Bias | None:
@@ -63,9 +64,24 @@ def add(first: Array | Bias | None, second: Array | Bias | None) -> Array | Bias
     return first + second
 
 
-def as_one_bias(
-    mask: Mask | None, bias: Array | None, query: Array, key: Array, dtype: DType
-) -> Array | None:
+def as_array(bias: Array | Bias | None, query: Array, key: Array, rescaled: bool) -> Array | None:
+    """A lazy bias as `[#B #N T S]`; anything else as it is.
+
+    Args:
+      bias: may read the queries.
+      query: `[B T N H]`.
+      key: `[B S K H]`.
+      rescaled: the layer divides its logits by √H.
+    """
+    if not isinstance(bias, Bias):
+        return bias
+    if not bias.needs_query:
+        return bias.dense(query.shape[-3], key.shape[-3])
+    scale = query.shape[-1] ** -0.5 if rescaled else 1.0
+    return bias.dense(query.shape[-3], key.shape[-3], query.swapaxes(-3, -2) * scale)
+
+
+def as_one_bias(mask: Mask | None, bias: Array | None, query: Array, key: Array, dtype: DType) -> Array | None:
     """Mask and bias as one bias, for attention functions that know no mask."""
     if mask is None:
         return bias
@@ -75,7 +91,7 @@ def as_one_bias(
 
 
 def takes_lazy_bias(attention_fn: Callable[..., Any]) -> bool:
-    """Whether a function or module takes a `kernels.biases.Bias` as it is: it says so by `takes_lazy_bias = True`."""
+    """Whether a function or object takes a `kernels.biases.Bias` as it is: it says so by `takes_lazy_bias = True`."""
     while isinstance(attention_fn, functools.partial):
         attention_fn = attention_fn.func
     return bool(getattr(attention_fn, "takes_lazy_bias", False))

@@ -11,7 +11,9 @@ import pytest
 from flaxformer.components.attention import memory_efficient_attention
 from flaxformer.components.attention.attention_functions import dot_product_attention
 from flaxformer.components.attention.kernels.biases import AlibiBias, TableBias
+from flaxformer.components.attention.kernels.relative_keys import RelativeKeys
 from flaxformer.components.attention.masks import Causal, Window
+from flaxformer.components.attention.variants import Attend
 from flaxformer.components.positions.rotary import Rotary
 from flaxformer.components.positions.scheme import PositionScheme
 from flaxformer.components.relative_position_biases import RelativePositionBiases
@@ -134,6 +136,14 @@ def test_memory_efficient_functions_take_lazy_biases(kind):
     )
     np.testing.assert_allclose(output, expected, atol=1e-5)
     np.testing.assert_array_equal(same["attention"]["weights"][0], captured["attention"]["weights"][0])
+
+
+@pytest.mark.parametrize("rescale", [False, True])
+def test_a_lazy_bias_that_reads_the_queries_equals_itself_as_an_array(rescale):
+    plain = models.attention(rescale_logits=rescale)
+    params, keys = params_of(plain), RelativeKeys(jax.random.normal(jax.random.key(1), (9, models.HEAD_DIM)))
+    expected = plain.clone(attention_fn=Attend()).apply({"params": params}, ROW, ROW, Causal(), keys)
+    np.testing.assert_allclose(plain.apply({"params": params}, ROW, ROW, Causal(), keys), expected, atol=1e-5)
 
 
 def test_norms_act_on_the_last_axis_before_rotation():
