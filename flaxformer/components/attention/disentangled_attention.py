@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Float, Int
@@ -105,4 +107,4 @@ class DisentangledAttention(MultiHeadDotProductAttention):
         if not self.share_projections:
             return projection(width, f"position_{which}")(table)
         shared = projection(width, which, parent=None)  # a second call of a projection that this layer has made
-        return shared.apply({"params": self.variables["params"][which]}, table)
+        return cast(Array, shared.apply({"params": self.variables["params"][which]}, table))

@@ -28,7 +28,7 @@ class FavorFeatures:
 
     Attributes:
       count: M, features per head. The error falls with its square root.
-      seed: of the directions; layers of one model draw different ones.
+      seed: of the directions. Layers of one model draw different ones, unless they are scanned.
       orthogonal: False draws directions independently.
 
     Source: Choromanski et al. 2020, "Rethinking Attention with Performers", sections 2.3 and 2.4,

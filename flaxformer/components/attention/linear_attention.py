@@ -20,7 +20,7 @@ from flaxformer.components.attention.cache import offsets
 from flaxformer.components.attention.feature_maps import EluFeatures, FavorFeatures
 from flaxformer.components.attention.interface import DenseAttention
 from flaxformer.components.attention.linear_state import Features, State
-from flaxformer.components.attention.projections import HeadProjections
+from flaxformer.components.attention.projections import HeadProjections, constrain_heads
 from flaxformer.components.attention.scoring import fold_beams
 from flaxformer.components.positions.scheme import PositionScheme
 from flaxformer.step import Step
@@ -142,10 +142,11 @@ class LinearAttention(HeadProjections, DenseAttention):
     @nn.nowrap
     def _key_value(self, inputs_kv: Array, width: int, step: Step) -> tuple[Array, Array]:
         key, value = self._project_key_value(inputs_kv, width)
-        return self._rotate(key, step) / width**0.25, value
+        return self._rotate(key, step) / width**0.25, constrain_heads(value)
 
     @nn.nowrap
     def _rotate(self, x: Array, step: Step) -> Array:
+        x = constrain_heads(x)
         if self.positions is None:
             return x
         at = offsets(x.shape[1]) if step.positions is None else step.positions
@@ -257,7 +258,8 @@ def _shown_keys(part: masks.Mask, key_length: int) -> Bool[Array, "#B S"] | None
             return jnp.broadcast_to(part.array.reshape(shape)[:, 0, 0], (shape[0], key_length))
         name = f"an array mask of shape {part.array.shape}"
     else:
-        name = f"the mask {type(part).__name__}"
+        bound = isinstance(part, masks.Window) and part.query_positions is not None
+        name = f"the mask {type(part).__name__}{' at positions of its own' * bound}"
     raise ValueError(
         f"LinearAttention got {name}; expected Causal(), Padding or KeyLengths, or an array [#B 1 1 S]: a sum over "
         "keys is the same for all queries that read it. Use MultiHeadDotProductAttention for other masks."

@@ -36,13 +36,13 @@ def test_weights_are_those_of_the_published_implementation():
         num_heads=4, use_bias=True, max_distance=32, distances=DistanceTable(6, 32, norm=nn.LayerNorm(1e-7))
     )
     inputs, valid = jnp.asarray(recorded["inputs"]), recorded["valid"]
-    params = layer.init(jax.random.key(0), inputs, inputs)["params"]
+    params = jax.jit(layer.init)(jax.random.key(0), inputs, inputs)["params"]
     for name in ("query", "key"):
         params[name] = {"kernel": recorded[f"{name}_kernel"], "bias": recorded[f"{name}_bias"]}
     norm = {"scale": recorded["norm_scale"], "bias": recorded["norm_bias"]}
     params["distances"] = {"rel_embeddings": recorded["table"], "norm": norm}
     mask = Padding(valid, valid)
-    _, captured = layer.apply({"params": params}, inputs, inputs, mask, mutable=["attention"])
+    _, captured = jax.jit(lambda x: layer.apply({"params": params}, x, x, mask, mutable=["attention"]))(inputs)
     weights = np.asarray(captured["attention"]["weights"][0]).swapaxes(1, 2)
     np.testing.assert_allclose(weights[valid], recorded["weights"].swapaxes(1, 2)[valid], atol=2e-6, rtol=1e-4)
 
@@ -71,8 +71,8 @@ def test_terms_have_projections_of_their_own_and_can_be_left_out(to_position):
 @pytest.mark.parametrize("share", [True, False])
 def test_cached_equals_uncached(share):
     layer = disentangled(share_projections=share)
-    params = randomised(layer.init(jax.random.key(0), X, X))
-    expected = layer.apply({"params": params}, X, X, Causal())
+    params = randomised(jax.jit(layer.init)(jax.random.key(0), X, X))
+    expected = jax.jit(lambda x: layer.apply({"params": params}, x, x, Causal()))(X)
 
     @jax.jit
     def call(x, step, collections):
@@ -85,7 +85,7 @@ def test_cached_equals_uncached(share):
 def test_every_parameter_has_a_gradient():
     for share in (True, False):
         layer = disentangled(share_projections=share, use_bias=False)  # that of a distance's key has no effect
-        params = randomised(layer.init(jax.random.key(0), X, X))
+        params = randomised(jax.jit(layer.init)(jax.random.key(0), X, X))
         loss = lambda params, layer=layer: (layer.apply({"params": params}, X, X, Causal()) ** 2).sum()  # noqa: E731
         for gradient in jax.tree.leaves(jax.jit(jax.grad(loss))(params)):
             assert jnp.isfinite(gradient).all() and jnp.abs(gradient).max() > 1e-5

@@ -3,43 +3,50 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxformer.components.positions.shaw import ShawKeys, relative_key_scores
+from flaxformer.components.attention.masks import Causal
+from flaxformer.components.attention.variants.attend import Attend
+from flaxformer.components.positions.shaw import ShawKeys
+from tests.contracts import models
 
-B, T, S, N, H, LIMIT = 2, 4, 6, 3, 5, 2
-QUERY = jax.random.normal(jax.random.key(0), (B, T, N, H))
-KEY = jax.random.normal(jax.random.key(1), (B, S, N, H))
-Q_POSITIONS, K_POSITIONS = np.array([[0, 1, 2, 3], [5, 6, 0, 1]]), np.arange(S)[None]
-
-
-@pytest.mark.parametrize("per_head", [True, False])
-@pytest.mark.parametrize("bidirectional", [True, False])
-def test_scores_are_products_with_the_vector_of_the_distance(per_head, bidirectional):
-    rows = 2 * LIMIT + 1 if bidirectional else LIMIT + 1
-    table = jax.random.normal(jax.random.key(2), (rows, N, H) if per_head else (rows, H))
-    scores = relative_key_scores(QUERY, table, Q_POSITIONS, K_POSITIONS, bidirectional)
-    expected = np.zeros((B, N, T, S))
-    for b, n, t, s in np.ndindex(expected.shape):
-        distance = np.clip(K_POSITIONS[0, s] - Q_POSITIONS[b, t], -LIMIT, LIMIT if bidirectional else 0)
-        vector = table[distance + LIMIT, n] if per_head else table[distance + LIMIT]
-        expected[b, n, t, s] = np.dot(QUERY[b, t, n], vector)
-    np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-5)
+B, T, LIMIT = 2, 6, 2
+X = jax.random.normal(jax.random.key(0), (B, T, models.WIDTH))
+NORMAL = jax.nn.initializers.normal(1.0)
 
 
-def test_scale_is_that_of_the_layer():
-    def bias(scale):
-        keys = ShawKeys(LIMIT, num_heads=N, scale=scale)
-        args = (QUERY.astype("bfloat16"), KEY, Q_POSITIONS, K_POSITIONS)
-        return keys.init_with_output(jax.random.key(0), *args, method="scores_bias")
+@pytest.mark.parametrize(
+    ("bidirectional", "num_heads", "options"),
+    [
+        (True, None, {}),
+        (False, models.HEADS, {"rescale_logits": True}),
+        (True, models.HEADS, {"attention_fn": Attend(scale=0.3)}),
+    ],
+)
+def test_a_query_is_compared_with_the_vector_of_the_distance(bidirectional, num_heads, options):
+    keys = ShawKeys(LIMIT, bidirectional, num_heads, embedding_init=NORMAL)
+    layer = models.attention(positions=keys, **options)
+    variables = layer.init(jax.random.key(0), X, X)
+    assert variables["params_axes"]["positions"]["relative_keys_axes"].names[-1] == "kv"
+    _, captured = layer.apply({"params": variables["params"]}, X, X, mutable=["attention"])
+    query, key = (
+        (X @ variables["params"][name]["kernel"]).reshape(B, T, models.HEADS, models.HEAD_DIM)
+        for name in ("query", "key")
+    )
+    table = np.asarray(variables["params"]["positions"]["relative_keys"])
+    table = np.broadcast_to(table if num_heads else table[:, None], (len(table), models.HEADS, models.HEAD_DIM))
+    scores = np.zeros((B, models.HEADS, T, T))
+    for b, n, t, s in np.ndindex(scores.shape):
+        vector = table[np.clip(s - t, -LIMIT, LIMIT if bidirectional else 0) + LIMIT, n]
+        scores[b, n, t, s] = np.dot(query[b, t, n], key[b, s, n] + vector)
+    scale = 0.3 if "attention_fn" in options else models.HEAD_DIM**-0.5 if "rescale_logits" in options else 1.0
+    expected = jax.nn.softmax(jnp.asarray(scores) * scale)
+    np.testing.assert_allclose(captured["attention"]["weights"][0], expected, atol=1e-5)
 
-    (plain, variables), (scaled, _) = bias(1.0), bias(None)
-    np.testing.assert_allclose(scaled, plain / H**0.5, rtol=1e-6)
-    assert plain.dtype == jnp.float32
-    assert variables["params"]["relative_keys"].shape == (2 * LIMIT + 1, N, H)
-    assert variables["params_axes"]["relative_keys_axes"].names == ("relpos_buckets", "heads", "kv")
 
-
-def test_tables_of_other_heads_are_refused():
-    with pytest.raises(ValueError, match=r"shape \(5, 2, 5\) .* expected width 5, and 3 heads"):
-        relative_key_scores(QUERY, jnp.ones((5, 2, H)), Q_POSITIONS, K_POSITIONS)
-    with pytest.raises(ValueError, match="Was num_heads changed"):
-        relative_key_scores(QUERY, jnp.ones((5, H + 1)), Q_POSITIONS, K_POSITIONS)
+def test_the_blockwise_kernel_never_builds_the_square():
+    length = 512
+    x = jax.ShapeDtypeStruct((1, length, models.WIDTH), jnp.float32)
+    keys = ShawKeys(LIMIT, num_heads=models.HEADS)
+    layer = models.attention(positions=keys, attention_fn=Attend(implementation="blockwise"))
+    variables = jax.eval_shape(layer.init, jax.random.key(0), x, x)
+    jaxpr = jax.make_jaxpr(lambda v, x: layer.apply(v, x, x, Causal()))(variables, x)
+    assert f"{length},{length}]" not in str(jaxpr)
