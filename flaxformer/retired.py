@@ -26,6 +26,22 @@ RETIRED: Mapping[str, str] = {
     "is_quant_finetune_mode": _QUANTIZED_CHECKPOINT,
 }
 
+_RULES = (
+    "Set it to None and give logical axis rules: flax.linen.partitioning.axis_rules(rules). 1 and 2 still mean what "
+    "they did without rules; 2 beside rules is refused."
+)
+
+ACCEPTED: Mapping[str, str] = {
+    "spmd_annotations": "Leave it out: parameters carry axis names in params_axes, also when scanned.",
+    "activation_partitioning_dims": _RULES,
+    "sow_intermediates": "On attention: ask for mutable=['attention'] to get weights. On layers and stacks it means "
+    "what it did.",
+    "use_in_mlp_parallel_fused_layer": "Leave it out: which axes are features is num_feature_dims.",
+    "one_hot": "Leave it out: tables are gathered from. On Embed it still chooses a product, of the same result.",
+    "inner_scan_spmd": "Leave it out: the compiler keeps parameters of a scan where they are.",
+}
+"""Old names that are accepted whatever their value, and what to write now."""
+
 
 class RetiredError(UnsupportedError):
     """A retired name was given a value that asks for something."""

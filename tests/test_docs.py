@@ -10,7 +10,7 @@ import pytest
 
 from flaxformer import cli, configs
 from flaxformer.components.attention import backends
-from flaxformer.retired import RETIRED
+from flaxformer.retired import ACCEPTED, RETIRED
 from flaxformer.training.command import MACROS
 from tests import pages
 
@@ -83,6 +83,7 @@ CONSOLE_LINES = [
 @pytest.mark.parametrize(("name", "line"), CONSOLE_LINES)
 def test_commands_exist(name, line, tmp_path, monkeypatch):
     words = shlex.split(line)
+    words = words[: words.index(">")] if ">" in words else words
     while "=" in words[0]:  # environment variables
         del words[0]
     match words:
@@ -110,6 +111,8 @@ def _check_cli(arguments, text, tmp_path, monkeypatch):
     for block in pages.blocks(text):
         if block.file:
             (tmp_path / block.file).write_text(block.text)
+    if not hasattr(arguments, "gin_file"):
+        return
     files = [*getattr(arguments, "files", []), *arguments.gin_file]
     configs.read(files, arguments.gin_bindings, arguments.gin_search_paths, macros=MACROS)
 
@@ -118,6 +121,8 @@ def test_the_retired_table_is_the_one_of_the_code():
     table = TEXTS["retired.md"].partition("| name | what to write now |\n")[2].partition("\n\n")[0]
     rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", table, flags=re.MULTILINE)
     assert rows == list(RETIRED.items())
+    accepted = TEXTS["retired.md"].partition("## Accepted\n")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)` \| (.*) \|$", accepted, flags=re.MULTILINE) == list(ACCEPTED.items())
 
 
 def test_the_table_of_kernels_is_the_one_of_the_code():
