@@ -58,7 +58,7 @@ class EncoderWithHeads(EncoderOnly):
             token_types=token_types,
         )
         attend = self.encoder.embedder.embedders["token_ids"].attend
-        outputs = {"hidden": hidden}
+        outputs: dict[str, Any] = {"hidden": hidden}
         for name, _ in self.head_factories:
             outputs[name] = call_part(self.heads[name], attend=attend, enable_dropout=enable_dropout, **outputs)
         return outputs

@@ -27,6 +27,8 @@ from flaxformer.types import Array, DType
 class _Stack(nn.Module):
     """What both stacks do alike; owns no fields."""
 
+    layer_order = None  # a field of those that may run a layer twice
+
     @nn.nowrap
     def _setup_common(self) -> None:
         if (self.token_embedder_factory is None) == (self.shared_token_embedder is None):
@@ -143,7 +145,8 @@ class _Stack(nn.Module):
             return repeat.scan_layer(
                 layer, x, args, arrays, statics, remat, length=self.num_layers, axis=self.scan_axis
             )
-        for layer in self.layers:
+        order = self.layers if self.layer_order is None else [self.layers[index] for index in self.layer_order]
+        for layer in order:
             x = repeat.run_layer(layer, x, args, arrays, statics, remat)
         return x
 
@@ -152,10 +155,10 @@ class _Stack(nn.Module):
         if not self.scan_layers:
             self.layers = [self._make_layer(index) for index in range(self.num_layers)]
             return
-        if isinstance(self.layer_factory, Sequence):
+        if isinstance(self.layer_factory, Sequence) or self.layer_order is not None:
             raise ValueError(
-                f"{type(self).__name__} got {len(self.layer_factory)} layer factories with scan_layers=True; expected "
-                "one, since scanned layers are all alike."
+                f"{type(self).__name__} got several layer factories or a layer_order with scan_layers=True; expected "
+                "one factory and no order, since scanned layers are all alike and run in turn."
             )
         made: list[nn.Module] = []
 
@@ -193,6 +196,8 @@ class Encoder(_Stack, ParameterRemappable):
         projection.
       token_type_embedder_factory: makes the embedding of token types (0 where a call names none), added to the others.
       number_tokens: `(tokens, valid) -> positions [B T]` where a call names none; consecutive from 0 when None.
+      layer_order: which layer runs when, by number; each once, in turn, when None. What runs twice shares parameters,
+        as in ALBERT (Lan et al. 2020). Not with `scan_layers`.
     """
 
     layer_factory: Callable[..., nn.Module] | Sequence[Callable[..., nn.Module]]
@@ -214,6 +219,7 @@ class Encoder(_Stack, ParameterRemappable):
     embedding_transform_factory: Callable[[], nn.Module] | None = None
     token_type_embedder_factory: Callable[[], nn.Module] | None = None
     number_tokens: Callable[[Array, Array], Array] | None = None
+    layer_order: Sequence[int] | None = None
 
     _scan_name = "encoder"
 

@@ -82,21 +82,27 @@ def applied(model, variables, inputs):
     )
 
 
-def hidden_states(captured, stack, norm=True):
-    """The states of a stack in the order of theirs; their last one is behind the final norm where there is one."""
+def hidden_states(captured, stack):
+    """The states of a stack in the order of theirs; their last one is behind the final norm where there is one.
+
+    A layer that runs several times (there is only one kind of them in such fixtures) gives several.
+    """
     states = {
-        name: value["__call__"][0] for name, value in captured["intermediates"][stack].items() if "__call__" in value
+        name: value["__call__"] for name, value in captured["intermediates"][stack].items() if "__call__" in value
     }
-    layers = sorted((name for name in states if name.startswith("layers_")), key=lambda name: int(name[7:]))
-    last = [f"{stack}_norm"] if norm and f"{stack}_norm" in states else layers[-1:]
-    return [states[name] for name in ("input_dropout", *layers[:-1], *last)]
+    layers = [state for name in _layers(states) for state in states[name]]
+    last = states.get(f"{stack}_norm") or layers[-1:]
+    return [*states["input_dropout"], *layers[:-1], *last]
 
 
 def attention_weights(captured, stack, part):
     """The weights of one attention in every layer."""
     layers = captured["attention"][stack]
-    names = sorted(layers, key=lambda name: int(name[7:]))
-    return [layers[name][part]["weights"][0] for name in names]
+    return [weights for name in _layers(layers) for weights in layers[name][part]["weights"]]
+
+
+def _layers(names):
+    return sorted((name for name in names if name.startswith("layers_")), key=lambda name: int(name[7:]))
 
 
 def close(ours, theirs, where=None):

@@ -30,7 +30,7 @@ class Family:
       unused: patterns of names that older files have and that carry nothing.
       prefix: what the names of the body begin with. Files of the body alone leave it out.
       heads: what the names that lack the prefix begin with.
-      scanned: the gin file that, read after `gin`, scans the layers.
+      shares_bias: the layers of a stack share a relative position bias; scanned ones cannot, and get a copy each.
     """
 
     model_types: tuple[str, ...]
@@ -41,7 +41,12 @@ class Family:
     unused: Sequence[str] = ()
     prefix: str = ""
     heads: tuple[str, ...] = ()
-    scanned: str = "parts/scanned"
+    shares_bias: bool = False
+
+    @property
+    def scanned(self) -> str:
+        """The gin file that, read after `gin`, scans the layers."""
+        return "t5_1_1/scanned" if self.shares_bias else "parts/scanned"
 
     def table(self, attributes: Attributes) -> Sequence[Rule]:
         """The rules for one configuration."""
@@ -62,7 +67,7 @@ class Family:
 
 
 # The modules under `families`; each has FAMILIES.
-_MODULES = ("bart", "bert", "fused", "gemma", "gpt2", "llama", "opt", "t5")
+_MODULES = ("albert", "bart", "bert", "fused", "gemma", "gpt2", "llama", "opt", "t5")
 
 
 def families() -> dict[str, Family]:

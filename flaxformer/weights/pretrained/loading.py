@@ -106,7 +106,7 @@ def load_pretrained(
     model = opened.model(dtype, scan_layers)
     if scan_layers:
         params = _stacked(params)
-    flat: dict[str, StoredArray] = traverse_util.flatten_dict(params, sep="/")
+    flat: dict[Any, Any] = traverse_util.flatten_dict(params, sep="/")
     places = _places(sharding, flat)
     placed = {}
     for name, array in flat.items():

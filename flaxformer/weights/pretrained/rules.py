@@ -81,7 +81,7 @@ def to_ours(
     Raises:
       CheckpointError: a `ValueError` that lists every missing, unexpected and mis-shaped array.
     """
-    found: dict[str, StoredArray] = {}
+    found: dict[str, Any] = {}
     problems, read = [], set()
     for rule in rules:
         for name, paths in rule.places(wanted):

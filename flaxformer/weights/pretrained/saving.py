@@ -19,7 +19,7 @@ from flaxformer.types import DType
 from flaxformer.weights.arrays import StoredArray
 from flaxformer.weights.errors import CheckpointError
 from flaxformer.weights.exporting import save_safetensors
-from flaxformer.weights.layouts import unstack_layers
+from flaxformer.weights.layouts import share_relative_bias, unstack_layers
 from flaxformer.weights.pretrained.attributes import Attributes
 from flaxformer.weights.pretrained.family import find_family
 from flaxformer.weights.pretrained.loading import CONFIG
@@ -67,8 +67,9 @@ def write_folder(
 ) -> pathlib.Path:
     """As `save_pretrained`, for stored arrays and the content of config.json."""
     attributes = Attributes(config, CONFIG)
-    table = find_family(attributes).table(attributes)
-    flat: dict[str, StoredArray] = traverse_util.flatten_dict(_listed(dict(params)), sep="/")
+    family = find_family(attributes)
+    table = family.table(attributes)
+    flat: dict[Any, Any] = traverse_util.flatten_dict(_listed(dict(params), family.shares_bias), sep="/")
     if dtype is not None:
         flat = {n: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a for n, a in flat.items()}
     weights = to_theirs(table, flat)
@@ -98,8 +99,9 @@ def _stored(leaf: Any) -> StoredArray:
     return StoredArray.of(leaf if isinstance(leaf, StoredArray) else np.asarray(leaf))
 
 
-def _listed(params: dict[str, Any]) -> dict[str, Any]:
+def _listed(params: dict[str, Any], shares_bias: bool) -> dict[str, Any]:
     """The parameters with a list of layers, and the relative bias where the published form has it."""
     if not any(stack in params.get(stack, {}) for stack in ("encoder", "decoder")):
         return params
-    return unstack_layers(params)
+    params = unstack_layers(params)
+    return share_relative_bias(params) if shares_bias else params

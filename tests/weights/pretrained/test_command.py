@@ -15,7 +15,7 @@ from tests.parity.recorded import FIXTURES
 def test_a_folder_goes_to_t5x_and_back_bit_for_bit(tmp_path, capsys):
     source = FIXTURES / "t5_1_1"
     assert cli.main(["convert", "--from", "hf", "--to", "t5x", str(source), str(tmp_path / "t5x")]) == 0
-    assert "checkpoint_0: 44 parameters of" in capsys.readouterr().out
+    assert "checkpoint_0: 52 parameters of" in capsys.readouterr().out
     _, variables = load_pretrained(source)
     jax.tree.map(np.testing.assert_array_equal, load_t5x_checkpoint(tmp_path / "t5x")["target"], variables["params"])
     back = ["convert", "--from", "t5x", "--to", "hf", str(tmp_path / "t5x"), str(tmp_path / "hf")]

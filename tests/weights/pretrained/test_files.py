@@ -26,7 +26,7 @@ def written(tmp_path, form):
     if form == "safetensors":
         package = pytest.importorskip("safetensors.numpy")
         path = tmp_path / "model.safetensors"
-        package.save_file({name: np.ascontiguousarray(array) for name, array in ARRAYS.items()}, path)
+        package.save_file({name: np.array(array, order="C") for name, array in ARRAYS.items()}, path)
         return path
     path = tmp_path / "pytorch_model.bin"
     getattr(torch_files, form)(path, ARRAYS)

@@ -14,7 +14,7 @@ from flaxformer.weights.pretrained.family import Family, Gin, architecture
 from flaxformer.weights.pretrained.rules import Rule, linear, norm, table
 
 # What follows the name of the family in an architecture, and the macro of the gin file that has its heads.
-_HEADS = {
+HEADS = {
     "ForPreTraining": "PRETRAINING_HEADS",
     "ForMaskedLM": "MASKED_LM_HEADS",
     "ForNextSentencePrediction": "NEXT_SENTENCE_HEADS",
@@ -23,10 +23,15 @@ _HEADS = {
     "ForQuestionAnswering": "SPAN_HEADS",
     "Model": "NO_HEADS",
 }
-_ELECTRA_HEADS = {**_HEADS, "ForPreTraining": "DETECTOR_HEADS"}
+_ELECTRA_HEADS = {**HEADS, "ForPreTraining": "DETECTOR_HEADS"}
 
 
-def _common(attributes: Attributes, heads: Mapping[str, str], names: Collection[str], pooler: str) -> dict[str, Any]:
+def common(attributes: Attributes, heads: Mapping[str, str], names: Collection[str], pooler: str) -> dict[str, Any]:
+    """Heads, classes, padding and vocabulary.
+
+    Raises:
+      CheckpointError: a `ValueError`, for an architecture that is not among `heads`.
+    """
     attributes.one_of("tie_word_embeddings", True)
     kind = architecture(attributes, "Model")
     suffix = next((suffix for suffix in heads if kind.endswith(suffix)), None)
@@ -47,8 +52,8 @@ def _common(attributes: Attributes, heads: Mapping[str, str], names: Collection[
     }
 
 
-def _sizes(attributes: Attributes) -> dict[str, Any]:
-    """What BERT, RoBERTa and ELECTRA name alike."""
+def sizes(attributes: Attributes, act: str = "gelu") -> dict[str, Any]:
+    """What BERT, RoBERTa, ELECTRA and ALBERT name alike; `act` is the activation where none is named."""
     attributes.one_of("position_embedding_type", "absolute")
     attributes.one_of("is_decoder", False)
     attributes.one_of("add_cross_attention", False)
@@ -59,7 +64,7 @@ def _sizes(attributes: Attributes) -> dict[str, Any]:
         "EMBED_DIM": attributes.get("hidden_size", 768),
         "MLP_DIM": attributes.get("intermediate_size", 3072),
         "NUM_TOKEN_TYPES": attributes.get("type_vocab_size", 2),
-        "ACTIVATION": activation(attributes, "hidden_act", "gelu"),
+        "ACTIVATION": activation(attributes, "hidden_act", act),
         "DROPOUT_RATE": dropout,
         "ATTENTION_DROPOUT_RATE": attributes.get("attention_probs_dropout_prob", 0.1),
         "CLASSIFIER_DROPOUT_RATE": attributes.get("classifier_dropout", dropout),
@@ -72,8 +77,8 @@ def bert_settings(attributes: Attributes, names: Collection[str]) -> dict[str, A
         "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers", "pooler_size_per_head", "pooler_type"
     )
     return {
-        **_sizes(attributes),
-        **_common(attributes, _HEADS, names, "bert.pooler"),
+        **sizes(attributes),
+        **common(attributes, HEADS, names, "bert.pooler"),
         "NUM_POSITIONS": attributes.get("max_position_embeddings", 512),
         "LAYER_NORM_EPSILON": attributes.get("layer_norm_eps", 1e-12),
     }
@@ -82,10 +87,10 @@ def bert_settings(attributes: Attributes, names: Collection[str]) -> dict[str, A
 def roberta_settings(attributes: Attributes, names: Collection[str]) -> dict[str, Any]:
     """Bindings of `gin/roberta/parts.gin`; the position table has rows up to that of padding in front."""
     front = attributes.get("pad_token_id", 1) + 1
-    heads = {suffix: macro for suffix, macro in _HEADS.items() if suffix not in ("ForPreTraining",)}
+    heads = {suffix: macro for suffix, macro in HEADS.items() if suffix not in ("ForPreTraining",)}
     return {
-        **_sizes(attributes),
-        **_common(attributes, heads, names, "roberta.pooler"),
+        **sizes(attributes),
+        **common(attributes, heads, names, "roberta.pooler"),
         "PADDING_ID": front - 1,
         "NUM_POSITIONS": attributes.get("max_position_embeddings", 512) - front,
         "POSITION_OFFSET": front,
@@ -100,11 +105,11 @@ def electra_settings(attributes: Attributes, names: Collection[str]) -> dict[str
     width = attributes.get("hidden_size", 256)
     narrow = attributes.get("embedding_size", 128)
     return {
-        **_sizes(attributes),
+        **sizes(attributes),
         "NUM_HEADS": attributes.get("num_attention_heads", 4),
         "EMBED_DIM": width,
         "MLP_DIM": attributes.get("intermediate_size", 1024),
-        **_common(attributes, _ELECTRA_HEADS, names, "electra.pooler"),
+        **common(attributes, _ELECTRA_HEADS, names, "electra.pooler"),
         "TOKEN_DIM": narrow,
         "NUM_POSITIONS": attributes.get("max_position_embeddings", 512),
         "LAYER_NORM_EPSILON": attributes.get("layer_norm_eps", 1e-12),
@@ -116,7 +121,7 @@ def distilbert_settings(attributes: Attributes, names: Collection[str]) -> dict[
     """Bindings of `gin/distilbert/parts.gin`; the epsilon of its norms is fixed."""
     attributes.without_effect("sinusoidal_pos_embds", "qa_dropout")  # the sinusoids are in the file too
     return {
-        **_common(attributes, _HEADS, names, "distilbert.pooler"),
+        **common(attributes, HEADS, names, "distilbert.pooler"),
         "NUM_LAYERS": attributes.get("n_layers", 6),
         "NUM_HEADS": attributes.get("n_heads", 12),
         "EMBED_DIM": attributes.get("dim", 768),
@@ -133,7 +138,7 @@ def _body(name: str) -> tuple[Rule, ...]:
     """The encoder, as BERT names it."""
     layer, ours = f"{name}.encoder.layer.{{i}}", "encoder/layers_{i}"
     return table(
-        *_embeddings(name, "encoder/embedding_transform"),
+        *embeddings(name, "encoder/embedding_transform"),
         *(linear(f"{layer}.attention.self.{part}", f"{ours}/attention/{part}") for part in ("query", "key", "value")),
         linear(f"{layer}.attention.output.dense", f"{ours}/attention/out"),
         norm(f"{layer}.attention.output.LayerNorm", f"{ours}/pre_attention_layer_norm"),
@@ -143,7 +148,8 @@ def _body(name: str) -> tuple[Rule, ...]:
     )
 
 
-def _embeddings(name: str, norm_path: str) -> tuple[Rule, ...]:
+def embeddings(name: str, norm_path: str) -> tuple[Rule, ...]:
+    """The three tables and their norm."""
     return table(
         Rule(f"{name}.embeddings.word_embeddings.weight", "encoder/token_embedder/embedding"),
         Rule(f"{name}.embeddings.position_embeddings.weight", "encoder/position_embedder/pos_embedding"),
@@ -152,7 +158,8 @@ def _embeddings(name: str, norm_path: str) -> tuple[Rule, ...]:
     )
 
 
-def _masked_lm(dense: str, layer_norm: str, bias: str) -> tuple[Rule, ...]:
+def masked_lm(dense: str, layer_norm: str, bias: str) -> tuple[Rule, ...]:
+    """The head of a masked language model."""
     return table(
         linear(dense, "heads_masked_lm/dense"),
         norm(layer_norm, "heads_masked_lm/layer_norm"),
@@ -161,49 +168,49 @@ def _masked_lm(dense: str, layer_norm: str, bias: str) -> tuple[Rule, ...]:
 
 
 # One dense layer on tokens, for labels and for spans.
-_TOKENS = table(linear("classifier", "heads_token_labels/dense"), linear("qa_outputs", "heads_spans/dense"))
+TOKENS = table(linear("classifier", "heads_token_labels/dense"), linear("qa_outputs", "heads_spans/dense"))
 _DEEP = table(linear("classifier.dense", "heads_labels/dense"), linear("classifier.out_proj", "heads_labels/out"))
 
 BERT_RULES = table(
     _body("bert"),
-    _masked_lm("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.bias"),
+    masked_lm("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.bias"),
     linear("bert.pooler.dense", "heads_pooled/dense"),
     linear("cls.seq_relationship", "heads_next_sentence/dense"),
     linear("classifier", "heads_labels/dense"),
-    _TOKENS,
+    TOKENS,
 )
 ROBERTA_RULES = table(
     _body("roberta"),
-    _masked_lm("lm_head.dense", "lm_head.layer_norm", "lm_head.bias"),
+    masked_lm("lm_head.dense", "lm_head.layer_norm", "lm_head.bias"),
     linear("roberta.pooler.dense", "heads_pooled/dense"),
     _DEEP,
-    _TOKENS,
+    TOKENS,
 )
 ELECTRA_RULES = table(
     _body("electra"),
     norm("electra.embeddings.LayerNorm", "encoder/embedding_transform/layers_0"),
     linear("electra.embeddings_project", "encoder/embedding_transform/layers_1"),
-    _masked_lm("generator_predictions.dense", "generator_predictions.LayerNorm", "generator_lm_head.bias"),
+    masked_lm("generator_predictions.dense", "generator_predictions.LayerNorm", "generator_lm_head.bias"),
     linear("discriminator_predictions.dense", "heads_replaced/dense"),
     linear("discriminator_predictions.dense_prediction", "heads_replaced/out"),
     _DEEP,
-    _TOKENS,
+    TOKENS,
 )
 
 _LAYER = "distilbert.transformer.layer.{i}"
 _OURS = "encoder/layers_{i}"
 _PARTS = {"q_lin": "query", "k_lin": "key", "v_lin": "value", "out_lin": "out"}
 DISTILBERT_RULES = table(
-    _embeddings("distilbert", "encoder/embedding_transform"),
+    embeddings("distilbert", "encoder/embedding_transform"),
     *(linear(f"{_LAYER}.attention.{theirs}", f"{_OURS}/attention/{ours}") for theirs, ours in _PARTS.items()),
     norm(f"{_LAYER}.sa_layer_norm", f"{_OURS}/pre_attention_layer_norm"),
     linear(f"{_LAYER}.ffn.lin1", f"{_OURS}/mlp/wi"),
     linear(f"{_LAYER}.ffn.lin2", f"{_OURS}/mlp/wo"),
     norm(f"{_LAYER}.output_layer_norm", f"{_OURS}/pre_mlp_layer_norm"),
-    _masked_lm("vocab_transform", "vocab_layer_norm", "vocab_projector.bias"),
+    masked_lm("vocab_transform", "vocab_layer_norm", "vocab_projector.bias"),
     linear("pre_classifier", "heads_labels/dense"),
     linear("classifier", "heads_labels/out"),
-    _TOKENS,
+    TOKENS,
 )
 
 # The TensorFlow names of norms, positions as a buffer, and copies of the token table and its bias.

@@ -10,6 +10,7 @@ from flaxformer.weights.pretrained.attributes import Attributes, activation
 from flaxformer.weights.pretrained.families.bart import attention
 from flaxformer.weights.pretrained.family import Family, Gin, causal_only
 from flaxformer.weights.pretrained.rules import Rule, linear, norm, table
+from flaxformer.weights.pretrained.transforms import Transposed
 
 
 def settings(attributes: Attributes, names: Collection[str]) -> dict[str, Any]:
@@ -61,15 +62,14 @@ _THEIRS, _OURS = "model.decoder.layers.{i}", "decoder/layers_{i}"
 RULES = table(
     Rule("model.decoder.embed_tokens.weight", "decoder/token_embedder/embedding"),
     Rule("model.decoder.embed_positions.weight", "decoder/position_embedder/pos_embedding"),
-    linear("model.decoder.project_in", "decoder/token_embedder/projection"),
-    linear("model.decoder.project_out", "decoder/decoder_norm"),
+    Rule("model.decoder.project_in.weight", "decoder/token_embedder/projection/kernel", Transposed()),
+    Rule("model.decoder.project_out.weight", "decoder/decoder_norm/kernel", Transposed()),
     attention(f"{_THEIRS}.self_attn", f"{_OURS}/self_attention"),
     norm(f"{_THEIRS}.self_attn_layer_norm", f"{_OURS}/pre_self_attention_layer_norm"),
     linear(f"{_THEIRS}.fc1", f"{_OURS}/mlp/wi"),
     linear(f"{_THEIRS}.fc2", f"{_OURS}/mlp/wo"),
     norm(f"{_THEIRS}.final_layer_norm", f"{_OURS}/pre_mlp_layer_norm"),
-    Rule("model.decoder.final_layer_norm.weight", "decoder/decoder_norm/scale"),
-    Rule("model.decoder.final_layer_norm.bias", "decoder/decoder_norm/bias"),
+    norm("model.decoder.final_layer_norm", "decoder/decoder_norm"),
 )
 
 FAMILIES = (Family(("opt",), "opt/parts", settings, RULES, (), (r"lm_head\.weight",), "model.", ("lm_head",)),)

@@ -125,12 +125,7 @@ RULES = table(
 _UNUSED = (r"(encoder|decoder)\.embed_tokens\.weight", r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_.*")
 
 
-def _family(kind: str, gin: str, scanned: str) -> Family:
-    return Family((kind,), gin, settings, RULES, unused=_UNUSED, scanned=scanned)
-
-
 FAMILIES = (
-    _family("t5", "t5_1_1/published", "t5_1_1/scanned"),
-    _family("mt5", "t5_1_1/published", "t5_1_1/scanned"),
-    _family("umt5", "umt5/published", "parts/scanned"),
+    Family(("t5", "mt5"), "t5_1_1/published", settings, RULES, unused=_UNUSED, shares_bias=True),
+    Family(("umt5",), "umt5/published", settings, RULES, unused=_UNUSED),
 )
