@@ -92,6 +92,7 @@ def measure_case(case: Case, contenders: Mapping[str, Contender], options: Optio
     Raises:
       ValueError: when nothing of it can be measured.
     """
+    before = measure.environment()
     with contextlib.ExitStack() as stack:
         started = _Started(case, contenders, options, stack)
         if not started.ready:
@@ -106,12 +107,11 @@ def measure_case(case: Case, contenders: Mapping[str, Contender], options: Optio
         | {"device_seconds": device[name], "error": started.errors[name], "error_against": found.exact}
         for name, found in started.ready.items()
     ]
-    now = measure.environment()
     about = {
         "name": case.name,
-        "time": now["time"],
-        "load": now["machine"]["load"],
-        "git": now["git"],
+        "time": before["time"],
+        "load": before["machine"]["load"],
+        "git": before["git"],
         "peers": started.versions,
         "rounds": timings.rounds,
         "warmup": options.warmup,

@@ -2,7 +2,8 @@
 
 A contender makes two pytrees for a workload, what learns and what is given, and computes attention from the two.
 
-* `Function`: called as `function(query, key, value, mask=..., bias=...)`, mask and bias symbolic or None.
+* `Function`: called as `function(query, key, value, mask=..., bias=...)`, the mask symbolic or None, the bias lazy, an
+  array, or None.
 * `HeadsModule`: a Linen module called in the same way, with parameters of its own.
 * `Layer`: a whole attention layer, called as `layer(inputs_q, inputs_kv, mask=...)`; its projections count as work.
 
@@ -24,6 +25,7 @@ from benchmarks.attention.workload import Arrays, Workload
 from flaxformer.components.attention import backends, masks
 from flaxformer.components.attention.cache import from_cache, to_cache
 from flaxformer.components.attention.kernels import biases
+from flaxformer.components.attention.scoring import takes_lazy_bias
 from flaxformer.components.calling import accepts
 from flaxformer.configs import Configuration
 from flaxformer.step import Step
@@ -66,12 +68,14 @@ class Function:
       name: see `Contender`.
       function: `(query [B T N H], key, value [B S K H], *, mask, bias) -> [B T N H]`.
       exact: see `Contender`.
+      lazy: a bias is given as it is, and not as an array.
       cached: decode reads keys and values as the library's caches hold them, `[B K H S]`.
     """
 
     name: str
     function: Callable[..., Array]
     exact: str | None = DEFINITION
+    lazy: bool = True
     cached: bool = True
 
     def inputs(self, workload: Workload, arrays: Arrays) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -90,11 +94,15 @@ class Function:
         heads = [learned[name] for name in ("query", "key", "value")]
         if self._from_cache(workload):
             heads[1:] = map(from_cache, heads[1:])
-        return self._call(learned, *heads, mask=given["mask"], bias=learned.get("bias", given.get("bias")))
+        return self._call(learned, *heads, mask=given["mask"], bias=self._bias(workload, learned, given))
 
     def flops(self, workload: Workload, learned: Mapping[str, Any]) -> int:
         """Those of the workload."""
         return workload.flops()
+
+    def _bias(self, workload: Workload, learned: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
+        bias = learned.get("bias", given.get("bias"))
+        return bias if self.lazy or bias is None else bias.dense(workload.queries, workload.length)
 
     def _from_cache(self, workload: Workload) -> bool:
         return self.cached and workload.program == "decode"
@@ -113,7 +121,7 @@ class HeadsModule(Function):
         """As for a function, and the module's parameters."""
         learned, given = super().inputs(workload, arrays)
         heads = [jnp.asarray(arrays[name], workload.dtype) for name in ("query", "key", "value")]
-        bias = learned.get("bias", given.get("bias"))
+        bias = self._bias(workload, learned, given)
         return learned | {"variables": _initialised(self.function, *heads, mask=given["mask"], bias=bias)}, given
 
     def _call(self, learned: Mapping[str, Any], *heads: Array, **options: Any) -> Array:
@@ -226,8 +234,9 @@ def from_gin(configuration: Configuration) -> dict[str, Contender]:
     """What the macros of a gin file add.
 
     Args:
-      configuration: defines `VARIANTS = {'NAME': ...}`, mathematics of their own, or `KERNELS`, in the same form, for
-        what computes the same as `attend` and is compared with it in float64. A value is a function or a module.
+      configuration: defines `VARIANTS = {'NAME': ...}`, mathematics of their own, which are called as a layer calls its
+        `attention_fn`; or `KERNELS`, in the same form, which are called as `attend` is, compute the same, and are
+        compared with it in float64. A value is a function, or a module; among variants also a whole layer.
 
     Raises:
       ValueError: when it defines neither, for values that cannot attend, and for names that are taken.
@@ -247,10 +256,11 @@ def from_gin(configuration: Configuration) -> dict[str, Contender]:
 
 
 def _from_value(name: str, value: Any, exact: str) -> Contender:
+    lazy = exact == DEFINITION or takes_lazy_bias(value)
     if isinstance(value, nn.Module):
-        return Layer(name, value) if accepts(value, "inputs_q") else HeadsModule(name, value, exact)
+        return Layer(name, value) if accepts(value, "inputs_q") else HeadsModule(name, value, exact, lazy)
     if callable(value) and not isinstance(value, type):
-        return Function(name, value, exact)
+        return Function(name, value, exact, lazy)
     raise ValueError(
         f"{name} is a {type(value).__name__}; expected a function @module.function, or a module @module.Class() with "
         "its parentheses."

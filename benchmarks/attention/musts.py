@@ -2,7 +2,7 @@
 
     python -m benchmarks.attention --preset musts --only window
 
-All ratios are taken within rounds of one process; the median is judged.
+All ratios are taken within rounds of one process; their median is judged.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def judge(results: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
     Returns:
       for each check `what`, `case`, `must`, `aim`, `at_least`, `found` (a spread, or None) and `verdict`: `aim`,
-      `pass`, `miss` or `not measured`.
+      `pass`, `even` (the median misses, but the bound lies within the quartiles), `miss` or `not measured`.
     """
     return [_judge(check, {result["name"]: result for result in results}) for check in CHECKS]
 
@@ -164,4 +164,4 @@ def _verdict(check: Check, found: measure.Spread | None) -> str:
     for word, bound in (("aim", check.aim), ("pass", check.must)):
         if found.median >= bound if check.faster else found.median <= bound:
             return word
-    return "miss"
+    return "even" if found.low <= check.must <= found.high else "miss"

@@ -8,6 +8,7 @@ from benchmarks.attention import contenders
 from benchmarks.attention.contenders import Function, HeadsModule, Layer
 from benchmarks.attention.workload import Workload
 from flaxformer.components.attention.dense_attention import MultiHeadDotProductAttention
+from flaxformer.components.attention.kernels.biases import TableBias
 from flaxformer.components.attention.masks import Causal
 
 SMALL = {"length": 16, "batch": 2, "heads": 4, "head_dim": 8}
@@ -103,6 +104,21 @@ def test_a_gin_file_adds_functions_modules_and_layers():
     }
     exact = {name: contender.exact for name, contender in found.items()}
     assert exact == {"heads": "itself", "layer": None, "function": "itself", "kernel": "definition"}
+
+
+def test_variants_get_biases_as_layers_would_give_them():
+    seen = []
+
+    def mine(query, key, value, *, mask, bias):
+        seen.append(bias)
+        return query
+
+    found = contenders.from_gin(Configuration(VARIANTS={"variant": mine}, KERNELS={"kernel": mine}))
+    workload = Workload("forward", bias="t5", **SMALL)
+    for contender in found.values():
+        contender.attend(workload, *contender.inputs(workload, workload.arrays()))
+    assert seen[0].shape == (1, 4, 16, 16)
+    assert isinstance(seen[1], TableBias)
 
 
 @pytest.mark.parametrize(

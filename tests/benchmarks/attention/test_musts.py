@@ -32,6 +32,15 @@ def test_ratios_and_sizes_are_judged_against_both_bounds():
     assert found["forward 16384: window 512, times faster than full"] == (1.0, "miss")
 
 
+def test_a_bound_within_the_quartiles_decides_nothing():
+    found = results()
+    for result in found:
+        if result["name"] == "grouped-forward: blockwise forward-4096-kv_heads=1":
+            result["seconds"]["values"] = [0.9, 1.3]
+    found = verdicts(musts.judge(found))
+    assert found["forward 4096: K = 1, times the seconds of K = 8"] == (pytest.approx(1.1), "even")
+
+
 def test_the_best_of_several_counts():
     what = "forward 128: auto's seconds over the best of reference and jax.nn"
     assert verdicts(musts.judge(results(jax_nn=0.9)))[what] == (pytest.approx(1 / 0.9), "miss")
