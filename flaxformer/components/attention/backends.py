@@ -7,10 +7,8 @@ reason when it is named. `explain_attend` tells the choice and all reasons witho
 >>> query = jnp.ones((1, 4, 2, 8))
 >>> attend(query, query, query, mask=masks.Causal()).shape
 (1, 4, 2, 8)
->>> print(explain_attend(query, query, query, softcap=30.0, implementation="auto"))
-reference: chosen
-blockwise: slower than reference below 65536 scores per head, here 16
-cudnn: softcap is not supported; float32 is not supported; runs on gpu, not on cpu
+>>> print(explain_attend(query, query, query, softcap=30.0).rejections["blockwise"][0])
+slower than reference below 147456 scores per head, here 16
 """
 
 from __future__ import annotations
@@ -24,36 +22,66 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from flaxformer.components.attention import masks
-from flaxformer.components.attention.kernels import biases, cudnn, request
+from flaxformer.components.attention.kernels import (
+    biases,
+    cudnn,
+    flash_t5,
+    flash_tpu,
+    pallas_gpu,
+    request,
+    splash,
+    via_tokamax,
+)
 from flaxformer.components.attention.kernels.blockwise import attend_blockwise
 from flaxformer.components.attention.kernels.reference import attend_reference
 from flaxformer.types import Array, Precision, PRNGKey
 
 FEATURES = {
-    "mask": "any symbolic mask, or an array",
-    "array bias": "a bias array, with gradient",
-    "lazy bias": "T5 table, ALiBi, function of positions, with gradients, never built as a square",
+    "causal mask": "keys after the query hidden",
+    "window mask": "keys further away than some distance hidden",
+    "segment mask": "packed examples apart",
+    "key lengths": "the first keys of each row",
+    "positions": "masks by distance at positions other than 0, 1, 2...",
+    "other masks": "prefixes, flags, unions, arrays",
+    "array bias": "a bias array",
+    "T5 bias": "buckets and their table",
+    "lazy bias": "ALiBi, functions of positions, sums, T5 buckets at any positions",
+    "relative keys": "Shaw's, which need the queries",
+    "bias gradient": "to the array, or to what is behind a lazy bias",
+    "bias not built": "a lazy bias never exists as a square",
     "grouped heads": "fewer key than query heads, not repeated",
     "value width": "values of another width than keys",
     "softcap": "logits bent into a range",
     "sinks": "an extra learned logit per head",
     "dropout": "on attention weights",
     "residuals": "returns the log-sum-exp, with gradient",
+    "precision": "of products, as asked",
+    "backward": "gradients of queries, keys and values",
     "linear memory": "never holds the square of scores",
     "float64": "",
     "float32": "",
     "half precision": "bfloat16 and float16, products summed in float32",
 }
 
-# From how many scores T x S per head on `blockwise` is chosen. On 2 CPU cores (AVX-512, float32, 8 heads of 64, causal;
-# CPU milliseconds of both together, forward / forward + backward, on a busy machine), where `reference` also compiles
-# in a third of the time:
-#              128 x 128     256 x 256     512 x 512     512 x 512, batch 4
-#   reference  0.44 / 1.12   1.27 / 4.96   6.7 / 21.0    48.0 / 113.9
-#   blockwise  0.44 / 1.23   1.16 / 4.14   3.8 / 18.4    16.7 / 73.0
-#   jax.nn     0.51 / 1.38   1.75 / 5.36   4.9 / 25.2    53.2 / 149.5
+PROPERTIES = {
+    "bias gradient",
+    "bias not built",
+    "backward",
+    "linear memory",
+}  # of a kernel; no request tells it needs one
+MASKS = {"causal mask", "window mask", "segment mask", "key lengths", "positions", "other masks"}
+SIMPLE_MASKS = {"causal mask", "window mask", "segment mask", "key lengths"}
+ALWAYS = {"backward", "linear memory", "half precision"}
+
+# From how many scores T x S per head on `blockwise` is chosen: below, it gains less in the forward pass than it loses
+# in training, and `reference` compiles in a third of the time. Milliseconds, least of 5 to 41 runs that took turns on
+# a shared machine (2 CPU cores with AVX-512, float32, 8 heads of 64, causal; forward / forward + backward):
+#              128 x 128     256 x 256     384 x 384     512 x 512     512, 2 key heads   512, batch 4
+#   reference  0.27 / 0.71   0.96 / 3.00   2.19 / 6.76   4.74 / 18.0   3.92 / 14.5        56 / 105
+#   blockwise  0.26 / 1.03   0.81 / 3.40   1.65 / 6.56   2.94 / 14.2   2.78 / 10.4        20 / 46
+#   jax.nn     0.32 / 0.96   1.46 / 4.28   2.90 / 9.65   5.27 / 28.5   5.60 / 18.5        57 / 199
 # Elsewhere it has not been measured, and is for what would not fit into memory.
-BLOCKWISE_FROM = {"cpu": 256 * 256}
+BLOCKWISE_FROM = {"cpu": 384 * 384}
 BLOCKWISE_FROM_ELSEWHERE = 2048 * 2048
 
 
@@ -67,6 +95,10 @@ class Kernel:
       features: keys of `FEATURES`.
       platforms: where it runs; None = everywhere.
       refusals: further reasons against a request.
+      head_sizes: in words, what `refusals` says about H.
+      lengths: in words, what `refusals` says about T and S.
+      missing: why the kernel cannot be used at all; None where it can.
+      by_name_only: "auto" leaves it, as its speed has not been measured.
     """
 
     name: str
@@ -74,26 +106,93 @@ class Kernel:
     features: frozenset[str]
     platforms: tuple[str, ...] | None = None
     refusals: Callable[[request.Request], list[str]] = lambda asked: []
+    head_sizes: str = "any"
+    lengths: str = "any"
+    missing: Callable[[], str | None] = lambda: None
+    by_name_only: bool = False
 
     def reasons_against(self, asked: request.Request, residuals: bool, platform: str) -> list[str]:
         """Why this kernel cannot serve a request; empty if it can."""
         reasons = [f"{name} is not supported" for name in needs(asked, residuals) if name not in self.features]
         if self.platforms is not None and platform not in self.platforms:
             reasons.append(f"runs on {', '.join(self.platforms)}, not on {platform}")
-        return reasons + self.refusals(asked)
+        absent = self.missing()
+        return reasons + ([absent] if absent else []) + self.refusals(asked)
 
 
 KERNELS = {
     kernel.name: kernel
     for kernel in (
-        Kernel("reference", attend_reference, frozenset(FEATURES) - {"linear memory"}),
+        Kernel("reference", attend_reference, frozenset(FEATURES) - {"linear memory", "bias not built"}),
         Kernel("blockwise", attend_blockwise, frozenset(FEATURES)),
         Kernel(
             "cudnn",
             cudnn.attend_cudnn,
-            frozenset({"mask", "array bias", "grouped heads", "linear memory", "half precision"}),
+            frozenset(ALWAYS | MASKS | {"array bias", "bias gradient", "grouped heads"}),
             platforms=("gpu",),
             refusals=cudnn.refusals,
+            head_sizes="multiples of 8 up to 128",
+            lengths="even with a bias or mask array",
+        ),
+        Kernel(
+            "flash_t5",
+            flash_t5.attend_flash_t5,
+            frozenset(
+                ALWAYS
+                | SIMPLE_MASKS
+                | {"T5 bias", "bias gradient", "bias not built", "grouped heads", "residuals", "precision", "float32"}
+            ),
+            platforms=("gpu",),
+            refusals=flash_t5.refusals,
+            head_sizes="16, 32, 64, 128",
+            lengths="not 0",
+            by_name_only=True,
+        ),
+        Kernel(
+            "pallas_gpu",
+            pallas_gpu.attend_pallas_gpu,
+            frozenset(ALWAYS | {"causal mask", "segment mask"}),
+            platforms=("gpu",),
+            refusals=pallas_gpu.refusals,
+            head_sizes="16 to 128",
+            lengths="T = S, a multiple of 128",
+            by_name_only=True,
+        ),
+        Kernel(
+            "flash_tpu",
+            flash_tpu.attend_flash_tpu,
+            frozenset(
+                ALWAYS | {"causal mask", "segment mask", "key lengths", "array bias", "bias gradient", "float32"}
+            ),
+            platforms=("tpu",),
+            refusals=flash_tpu.refusals,
+            head_sizes="up to 128, or multiples of it",
+            lengths="multiples of 128",
+            by_name_only=True,
+        ),
+        Kernel(
+            "splash",
+            splash.attend_splash,
+            frozenset(ALWAYS | SIMPLE_MASKS | {"grouped heads", "value width", "softcap", "sinks", "float32"}),
+            platforms=("tpu",),
+            refusals=splash.refusals,
+            lengths="multiples of 128",
+            by_name_only=True,
+        ),
+        Kernel(
+            "tokamax",
+            via_tokamax.attend_tokamax,
+            frozenset(
+                ALWAYS
+                | MASKS
+                | {"array bias", "bias gradient", "grouped heads", "value width", "softcap", "precision", "float32"}
+            ),
+            platforms=("gpu", "tpu"),
+            refusals=via_tokamax.refusals,
+            head_sizes="as its kernels take",
+            lengths="not 0; T = S with a window",
+            missing=via_tokamax.missing,
+            by_name_only=True,
         ),
     )
 }
@@ -209,7 +308,8 @@ def explain_attend(
     else:
         choice, why_not = implementation if implementation in able else None, f"{implementation} was asked for"
     for name in able:
-        rejections[name] = [why_not]
+        quiet = implementation == "auto" and KERNELS[name].by_name_only
+        rejections[name] = ["has not been measured; ask for it by name" if quiet else why_not]
     return Decision(choice, {name: reasons for name, reasons in rejections.items() if name != choice})
 
 
@@ -227,20 +327,46 @@ def needs(asked: request.Request, residuals: bool = False) -> list[str]:
     """The features that a request needs, in the order of `FEATURES`."""
     dtypes = [x.dtype for x in (asked.query, asked.key, asked.value)]
     needed = {
-        "mask": asked.mask is not None,
-        "array bias": isinstance(asked.bias, biases.ArrayBias),
-        "lazy bias": asked.bias is not None and not isinstance(asked.bias, biases.ArrayBias),
+        **_mask_needs(asked.mask),
+        **_bias_needs(asked.bias),
         "grouped heads": asked.query.shape[2] != asked.key.shape[2],
         "value width": asked.key.shape[3] != asked.value.shape[3],
         "softcap": asked.softcap is not None,
         "sinks": asked.sinks is not None,
         "dropout": asked.dropout_rate > 0,
         "residuals": residuals,
+        "precision": asked.precision is not None,
         "float64": jnp.float64 in dtypes,
         "float32": jnp.float32 in dtypes,
         "half precision": any(jnp.finfo(dtype).bits == 16 for dtype in dtypes),
     }
     return [name for name in FEATURES if needed.get(name)]
+
+
+def _mask_needs(mask: masks.Mask | None) -> dict[str, bool]:
+    """What a conjunction of masks asks for."""
+    parts = mask.parts if isinstance(mask, masks.And) else () if mask is None else (mask,)
+    windows = [part for part in parts if isinstance(part, masks.Window)]
+    named = (masks.Window, masks.Segments, masks.KeyLengths)
+    return {
+        "causal mask": any(part.right == 0 for part in windows),
+        "window mask": any(part.left is not None or part.right not in (None, 0) for part in windows),
+        "segment mask": any(isinstance(part, masks.Segments) for part in parts),
+        "key lengths": any(isinstance(part, masks.KeyLengths) for part in parts),
+        "positions": any(part.query_positions is not None or part.key_positions is not None for part in windows),
+        "other masks": not all(isinstance(part, named) for part in parts),
+    }
+
+
+def _bias_needs(bias: biases.Bias | None) -> dict[str, bool]:
+    """What a bias asks for; "T5 bias" is one that stands alone and at positions 0, 1, 2..."""
+    if bias is None:
+        return {}
+    if bias.needs_query:
+        return {"relative keys": True}
+    t5 = isinstance(bias, biases.TableBias) and not bias.bound
+    array = isinstance(bias, biases.ArrayBias)
+    return {"array bias": array, "T5 bias": t5, "lazy bias": not array and not t5}
 
 
 def support_table() -> str:
@@ -249,5 +375,8 @@ def support_table() -> str:
     for name, meaning in FEATURES.items():
         label = f"{name}: {meaning}" if meaning else name
         rows.append([label, *("yes" if name in kernel.features else "" for kernel in KERNELS.values())])
+    rows.append(["head sizes", *(kernel.head_sizes for kernel in KERNELS.values())])
+    rows.append(["lengths", *(kernel.lengths for kernel in KERNELS.values())])
     rows.append(["platforms", *(", ".join(kernel.platforms or ("all",)) for kernel in KERNELS.values())])
+    rows.append(["chosen by auto", *("" if kernel.by_name_only else "yes" for kernel in KERNELS.values())])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
