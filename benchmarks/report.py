@@ -49,8 +49,8 @@ def _compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, A
 
 def _compiling(result: Mapping[str, Any]) -> float | None:
     """Seconds to trace and compile; None where nobody told."""
-    parts = [result.get(name) for name in ("trace_seconds", "compile_seconds")]
-    return None if None in parts else sum(parts)
+    tracing, compiling = (result.get(name) for name in ("trace_seconds", "compile_seconds"))
+    return None if tracing is None or compiling is None else tracing + compiling
 
 
 def compare_checks(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[tuple[str, ...]]:

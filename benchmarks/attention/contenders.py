@@ -37,15 +37,17 @@ MACROS = ("VARIANTS", "KERNELS")
 
 
 class Contender(Protocol):
-    """What the benchmark asks of a contender.
+    """What the benchmark asks of a contender."""
 
-    Attributes:
-      name: in tables.
-      exact: what its error is taken against: the `DEFINITION` of attention, or `ITSELF` in float64; None = no error.
-    """
+    @property
+    def name(self) -> str:
+        """In tables."""
+        ...
 
-    name: str
-    exact: str | None
+    @property
+    def exact(self) -> str | None:
+        """What its error is taken against: the `DEFINITION` of attention, or `ITSELF` in float64; None = no error."""
+        ...
 
     def inputs(self, workload: Workload, arrays: Arrays) -> tuple[dict[str, Any], dict[str, Any]]:
         """What learns, and what is given: two pytrees."""
@@ -139,7 +141,7 @@ class Layer:
     """
 
     name: str
-    layer: nn.Module
+    layer: Any
     exact: str | None = None
 
     def inputs(self, workload: Workload, arrays: Arrays) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -184,7 +186,8 @@ def kernel(name: str) -> Function:
 
 def attend_jax_nn(query: Array, key: Array, value: Array, *, mask: masks.Mask | None, bias: Any) -> Array:
     """`jax.nn.dot_product_attention` with its own words for causal masks and windows, and arrays for the rest."""
-    lengths, options = (query.shape[1], key.shape[1]), {}
+    lengths = query.shape[1], key.shape[1]
+    options: dict[str, Any] = {}
     if isinstance(mask, masks.Causal) and mask.query_positions is None:
         window = None if mask.left is None else (mask.left, 0)
         options = {"is_causal": True, "local_window_size": window}
@@ -255,7 +258,7 @@ def from_gin(configuration: Configuration) -> dict[str, Contender]:
     return found
 
 
-def _from_value(name: str, value: Any, exact: str) -> Contender:
+def _from_value(name: str, value: Any, exact: str) -> Any:
     lazy = exact == DEFINITION or takes_lazy_bias(value)
     if isinstance(value, nn.Module):
         return Layer(name, value) if accepts(value, "inputs_q") else HeadsModule(name, value, exact, lazy)
@@ -267,7 +270,7 @@ def _from_value(name: str, value: Any, exact: str) -> Contender:
     )
 
 
-def _initialised(module: nn.Module, *arguments: Any, **options: Any) -> Any:
+def _initialised(module: Any, *arguments: Any, **options: Any) -> Any:
     """The parameters of a module, without running more of it than they need."""
 
     def make(*arguments: Any) -> Any:
@@ -277,11 +280,11 @@ def _initialised(module: nn.Module, *arguments: Any, **options: Any) -> Any:
     return jax.jit(make)(*arguments)
 
 
-def _apply(module: nn.Module, variables: Any, *arguments: Any, **options: Any) -> Any:
+def _apply(module: Any, variables: Any, *arguments: Any, **options: Any) -> Any:
     return module.apply(variables, *arguments, **_quiet(module), **options)
 
 
-def _quiet(module: nn.Module) -> dict[str, bool]:
+def _quiet(module: Any) -> dict[str, bool]:
     """What switches dropout off."""
     silent = {"enable_dropout": False, "deterministic": True}
     return {name: value for name, value in silent.items() if accepts(module, name)}
