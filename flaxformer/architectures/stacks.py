@@ -82,7 +82,7 @@ class _Stack(nn.Module):
         self, tokens: Array, positions: Array | None, name: str, *, segment_ids, decode: bool, token_types, valid
     ) -> Array:
         """The sum of token, position and type embeddings `[B T D]`, transformed as the stack says."""
-        if tokens.ndim != 2:
+        if tokens.ndim != getattr(self.embedder.embedders["token_ids"], "rank", 2):
             raise ShapeError(
                 f"{type(self).__name__} got {name} of shape {tokens.shape}; expected rank 2, [batch, length]."
             )
@@ -444,7 +444,8 @@ class Decoder(_Stack, ParameterRemappable):
         if self.logits_dense is not None:
             attend = getattr(self.embedder.embedders["token_ids"], "attend", None)
             return call_part(self.logits_dense, x, attend=attend)
-        logits = self.embedder.embedders["token_ids"].attend(x)
+        table: Any = self.embedder.embedders["token_ids"]
+        logits = table.attend(x)
         return logits / jnp.sqrt(jnp.float32(x.shape[-1])).astype(logits.dtype)
 
     def __call__(

@@ -98,7 +98,8 @@ class PjitPartitioner:
         mesh = self.mesh
 
         def place(names: sharding.AxisNames) -> jax.sharding.NamedSharding:
-            return jax.sharding.NamedSharding(mesh, flax_partitioning.logical_to_mesh_axes(names, rules))
+            spec = flax_partitioning.logical_to_mesh_axes(names, rules)
+            return jax.sharding.NamedSharding(mesh, spec or jax.sharding.PartitionSpec())
 
         return jax.tree.map(
             place, sharding.get_axis_names(variables), is_leaf=lambda x: isinstance(x, sharding.AxisNames)

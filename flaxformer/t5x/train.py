@@ -10,8 +10,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import optax
-
 from flaxformer.data.features import Converter, DecoderOnlyFeatures, EncoderDecoderFeatures
 from flaxformer.t5x.adafactor import Adafactor
 from flaxformer.t5x.optimizers import MultiOptimizer
@@ -162,7 +160,7 @@ def _loss(model: BaseTransformerModel) -> LossConfig:
     )
 
 
-def _optimizer(definition: Any, learning_rate: Any) -> Callable[..., optax.GradientTransformation]:
+def _optimizer(definition: Any, learning_rate: Any) -> Callable[..., Any]:
     """The function that `runner.train` makes the optimizer by."""
     if definition is None:
         raise ValueError("the model has no optimizer_def; expected one. Bind OPTIMIZER = @adafactor.Adafactor().")

@@ -102,7 +102,7 @@ class InitialCheckpoint:
 
 def _filled(opt_state: Any, statistics: Mapping[str, Any], step: int) -> Any:
     """The optimizer's state with Adafactor's statistics and the count of steps; as it was unless all are there."""
-    flat = traverse_util.flatten_dict(dict(statistics), sep="/")
+    flat: dict[str, Any] = traverse_util.flatten_dict(dict(statistics), sep="/")
     missing = []
 
     def of(name: str, tree: Any) -> Any:

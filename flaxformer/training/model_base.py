@@ -14,7 +14,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
+from flaxformer.decoding.generation import generate
 from flaxformer.decoding.scores import target_log_probs
+from flaxformer.decoding.strategies.base import Strategy
 from flaxformer.decoding.t5x import DecodingState
 from flaxformer.training import losses
 from flaxformer.training.batches import Batch
@@ -82,7 +84,7 @@ class BaseTransformerModel(BaseModel):
       input_vocabulary: of what it reads.
       output_vocabulary: of what it writes; its `eos_id` ends decoding.
       optimizer_def: kept for the training loop.
-      decode_fn: `beam_search`, `temperature_sample` or a function like them.
+      decode_fn: `beam_search`, `temperature_sample` or a function like them; or a strategy of `flaxformer.decoding`.
       label_smoothing, z_loss, loss_normalizing_factor: see `flaxformer.training.losses`.
     """
 
@@ -92,7 +94,7 @@ class BaseTransformerModel(BaseModel):
         input_vocabulary: Any,
         output_vocabulary: Any,
         optimizer_def: Any,
-        decode_fn: Callable[..., Any] | None = None,
+        decode_fn: Callable[..., Any] | Strategy | None = None,
         label_smoothing: float = 0.0,
         z_loss: float = 0.0,
         loss_normalizing_factor: losses.LossNormalizingFactor = None,
@@ -115,7 +117,7 @@ class BaseTransformerModel(BaseModel):
         return self._output_vocabulary
 
     @property
-    def decode_fn(self) -> Callable[..., Any] | None:
+    def decode_fn(self) -> Callable[..., Any] | Strategy | None:
         return self._decode_fn
 
     @abc.abstractmethod
@@ -173,7 +175,7 @@ class BaseTransformerModel(BaseModel):
                     "rng was given twice, as rng and as decoder_params['decode_rng']; expected at most one of them."
                 )
             decoder_params["decode_rng"] = rng
-        if self.decode_fn is None:
+        if not callable(self.decode_fn):
             raise ValueError("this model has no decode_fn; expected one to predict with. Pass decode_fn=beam_search.")
         defaults = {
             "eos_id": getattr(self.output_vocabulary, "eos_id", None) or 1,
@@ -182,6 +184,55 @@ class BaseTransformerModel(BaseModel):
         return self.decode_fn(
             inputs=prompt, cache=cache, tokens_to_logits=step, **(defaults | options | decoder_params)
         )
+
+
+def write_by_strategy(
+    model: BaseTransformerModel,
+    params: Any,
+    inputs: Mapping[str, Array],
+    length: int,
+    rng: PRNGKey | None,
+    decoder_params: Mapping[str, Any] | None,
+    num_decodes: int | None,
+) -> tuple[Int[Array, "B n T"], Float[Array, "B n"]]:
+    """What the model's strategy writes, in T5X's order: the best last.
+
+    Args:
+      model: with a `Strategy` as its `decode_fn`.
+      params: the module's parameters.
+      inputs: as `flaxformer.decoding.generate` takes them.
+      length: tokens to write.
+      rng: for strategies that draw.
+      decoder_params: `decode_rng` and `eos_id` at most.
+      num_decodes: what the caller asks for; None: what the strategy returns.
+
+    Raises:
+      ValueError: for options that are the strategy's own.
+    """
+    options = dict(decoder_params or {})
+    rng = options.pop("decode_rng", None) if rng is None else rng
+    strategy: Any = model.decode_fn
+    eos_id = options.pop("eos_id", getattr(model.output_vocabulary, "eos_id", None) or 1)
+    if options:
+        raise ValueError(
+            f"decoder_params has {sorted(options)}, and decode_fn is {model.decode_fn}; expected at most decode_rng "
+            "and eos_id: a strategy holds its options. Set them there."
+        )
+    found = generate(
+        model.module,
+        {"params": params},
+        inputs,
+        strategy=strategy,
+        max_new_tokens=length,
+        eos_id=eos_id,
+        rng=rng,
+    )
+    if num_decodes not in (None, found.tokens.shape[1]):
+        raise ValueError(
+            f"num_decodes is {num_decodes} and {model.decode_fn} returns {found.tokens.shape[1]}; expected the same. "
+            "Set the number on the strategy."
+        )
+    return found.tokens[:, ::-1], found.scores[:, ::-1]
 
 
 def best_of(sequences: Array, scores: Array, return_all: bool) -> Predictions:

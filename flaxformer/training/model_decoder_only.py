@@ -9,10 +9,18 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from flaxformer.decoding.strategies.base import Strategy
 from flaxformer.decoding.t5x import DecodingState, remove_prefix, temperature_sample
 from flaxformer.training import losses
 from flaxformer.training.batches import Batch
-from flaxformer.training.model_base import BaseTransformerModel, Predictions, best_of, ones_of, set_leaf
+from flaxformer.training.model_base import (
+    BaseTransformerModel,
+    Predictions,
+    best_of,
+    ones_of,
+    set_leaf,
+    write_by_strategy,
+)
 from flaxformer.types import Array, PRNGKey
 
 
@@ -31,7 +39,7 @@ class DecoderOnlyModel(BaseTransformerModel):
         module: nn.Module,
         vocabulary: Any,
         optimizer_def: Any,
-        decode_fn: Callable[..., Any] = temperature_sample,
+        decode_fn: Callable[..., Any] | Strategy = temperature_sample,
         inputs_bidirectional_attention: bool = False,
         feature_converter_cls: Callable[..., Any] | None = None,
         label_smoothing: float = 0.0,
@@ -115,6 +123,14 @@ class DecoderOnlyModel(BaseTransformerModel):
         prompt = batch["decoder_input_tokens"] * causal
         lengths = jnp.sum(prompt[:, 1:] != 0, axis=1, dtype=jnp.int32)
         length = prompt.shape[1]
+        if isinstance(self.decode_fn, Strategy):
+            inputs = {"decoder_prompt_tokens": prompt[:, 1:]}
+            flags = self._causal_attention(batch)
+            inputs |= {} if flags is None else {"decoder_causal_attention": flags[:, 1:]}
+            wanted = None if num_decodes == 1 else num_decodes
+            written, scores = write_by_strategy(self, params, inputs, length, rng, decoder_params, wanted)
+            room = jnp.arange(length) < (length - lengths)[:, None, None]
+            return best_of(jnp.where(room, written, 0), scores, return_all_decodes)
 
         def step(state: DecodingState) -> tuple[Array, Any]:
             logits, changed = self.module.apply(

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from flaxformer.decoding.t5x import DecodingState, beam_search, flat_batch_beam_expand
+from flaxformer.decoding.strategies.base import Strategy
+from flaxformer.decoding.t5x import (
+    DecodingState,
+    beam_search,
+    flat_batch_beam_expand,
+    left_align_prompts,
+    right_align_prompts,
+)
 from flaxformer.training import losses
 from flaxformer.training.batches import Batch
 from flaxformer.training.model_base import (
@@ -19,6 +26,7 @@ from flaxformer.training.model_base import (
     ones_of,
     set_leaf,
     takes,
+    write_by_strategy,
 )
 from flaxformer.types import Array, PRNGKey
 
@@ -38,7 +46,7 @@ class EncoderDecoderModel(BaseTransformerModel):
         input_vocabulary: Any,
         output_vocabulary: Any,
         optimizer_def: Any,
-        decode_fn: Callable[..., Any] = beam_search,
+        decode_fn: Callable[..., Any] | Strategy = beam_search,
         feature_converter_cls: Callable[..., Any] | None = None,
         label_smoothing: float = 0.0,
         z_loss: float = 0.0,
@@ -113,6 +121,13 @@ class EncoderDecoderModel(BaseTransformerModel):
         prompt = jnp.zeros_like(target)
         if prompt_with_targets:
             prompt = jnp.where(target == (getattr(self.output_vocabulary, "eos_id", None) or 1), 0, target)
+        keep_all = defaults.return_all_decodes if return_all_decodes is None else return_all_decodes
+        if isinstance(self.decode_fn, Strategy):
+            inputs = {"encoder_input_tokens": source}
+            if prompt_with_targets:
+                inputs["decoder_prompt_tokens"] = prompt[:, 1:]
+            written, scores = write_by_strategy(self, params, inputs, target.shape[1], rng, decoder_params, num_decodes)
+            return best_of(_behind(prompt, written), scores, keep_all)
         encoded: Any = self.module.apply({"params": params}, source, enable_dropout=False, method="encode")
         cache, options = self._prefilled_cache(params, encoded, source, prompt)
         encoded, source = (flat_batch_beam_expand(x, count) for x in (encoded, source))
@@ -133,7 +148,6 @@ class EncoderDecoderModel(BaseTransformerModel):
             return logits[:, 0], changed["cache"]
 
         sequences, scores = self._decode(prompt, cache, step, rng, decoder_params, num_decodes=count, **options)
-        keep_all = defaults.return_all_decodes if return_all_decodes is None else return_all_decodes
         return best_of(sequences, scores, keep_all)
 
     def _prefilled_cache(self, params: Any, encoded: Array, source: Array, prompt: Array) -> tuple[Any, dict[str, Any]]:
@@ -148,7 +162,9 @@ class EncoderDecoderModel(BaseTransformerModel):
             enable_dropout=False,
             mutable=["cache"],
         )
-        if not (takes(self.decode_fn, "initial_index") and takes(self.module.decode, "prefill")):
+        if not (
+            takes(cast(Callable[..., Any], self.decode_fn), "initial_index") and takes(self.module.decode, "prefill")
+        ):
             return made["cache"], {}
         lengths = jnp.sum(prompt != 0, axis=1, dtype=jnp.int32)
         _, filled = self.module.apply(
@@ -164,3 +180,11 @@ class EncoderDecoderModel(BaseTransformerModel):
             method="decode",
         )
         return set_leaf(filled["cache"], "position_embedder_index", lengths), {"initial_index": lengths}
+
+
+def _behind(prompt: Array, written: Array) -> Array:
+    """Each row's prompt `[B L]` and then what was written `[B n L]`, as long as the prompt's row."""
+    batch, count, length = written.shape
+    rows = jnp.repeat(right_align_prompts(prompt), count, axis=0)
+    joined = left_align_prompts(jnp.concatenate([rows, written.reshape(batch * count, length)], axis=1))
+    return joined[:, :length].reshape(batch, count, length)

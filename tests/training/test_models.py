@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from flaxformer.decoding import t5x
+from flaxformer.decoding import BeamSearch, Greedy, t5x
 from flaxformer.training import models
 from tests.decoding.toy import case_names, load_case
 from tests.golden.build import resolve
@@ -123,6 +123,34 @@ def test_initial_variables_have_the_shapes_of_the_parameters(encoder_decoder, de
 
 
 KEY = jax.random.PRNGKey(0)
+GREEDY = ["decoding_model_encdec_prompt_greedy", "decoding_model_decoder_only_prefix_lm"]
+GREEDY += [pytest.param(f"decoding_model_{name}", marks=pytest.mark.slow) for name in (
+    "encdec_greedy", "decoder_only_causal")]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GREEDY)
+def test_a_strategy_of_ours_writes_what_t5xs_function_did(name):
+    model, params, inputs, outputs, call = load_model(name)
+    model._decode_fn = Greedy()
+    batch = {key: jnp.asarray(x) for key, x in inputs.items() if not key.startswith("score_")}
+    options = {key: value for key, value in call.items() if key in ("prompt_with_targets", "return_all_decodes")}
+    predictions, aux = model.predict_batch_with_aux(params, batch, **options)
+    np.testing.assert_array_equal(predictions, outputs["predictions"])
+    assert aux["scores"].shape == outputs["scores"].shape
+
+
+def test_a_strategy_of_ours_returns_its_own_number_with_the_best_last(encoder_decoder):
+    model, params, batch = encoder_decoder
+    module, vocabulary = model.module, model.output_vocabulary
+    beams = models.EncoderDecoderModel(module, None, vocabulary, None, decode_fn=BeamSearch(num_beams=3, num_return=2))
+    sequences, aux = beams.predict_batch_with_aux(params, batch, return_all_decodes=True)
+    rows, length = batch["decoder_input_tokens"].shape
+    assert sequences.shape == (rows, 2, length) and bool(jnp.all(jnp.diff(aux["scores"]) >= 0))
+    np.testing.assert_array_equal(beams.predict_batch(params, batch), sequences[:, -1])
+    with pytest.raises(ValueError, match=r"decoder_params has \['alpha'\], and decode_fn is BeamSearch"):
+        beams.predict_batch_with_aux(params, batch, decoder_params={"alpha": 1.0})
+    with pytest.raises(ValueError, match="num_decodes is 4 and BeamSearch.* returns 2; expected the same"):
+        beams.predict_batch_with_aux(params, batch, num_decodes=4)
 
 
 def test_the_default_decoder_parameters_hold_when_nothing_is_said():
