@@ -49,9 +49,7 @@ FEATURES = {
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "chunk_size", "causal"), [("favor", 3, True), ("favor", 16, True), ("favor", 16, False), ("elu", 3, False)]
-)
+@pytest.mark.parametrize(("name", "chunk_size", "causal"), [("favor", 3, True), ("elu", 16, True), ("favor", 3, False)])
 def test_sums_are_attention_by_products_of_features(name, chunk_size, causal):
     features, (query, key, value) = FEATURES[name], heads()
     valid = np.array([[False, True, True, True, True, False, True]])
@@ -102,12 +100,15 @@ def test_orthogonal_directions_have_less_variance():
         estimate = np.einsum("btnm,bsnm->bnts", features(query, directions), features(key, directions))
         return np.mean((estimate / exact - 1) ** 2)
 
-    independent = np.mean([error(False, seed) for seed in range(200)])
-    assert np.mean([error(True, seed) for seed in range(200)]) < 0.93 * independent
+    independent = np.mean([error(False, seed) for seed in range(120)])
+    assert np.mean([error(True, seed) for seed in range(120)]) < 0.93 * independent
 
 
-def test_no_direction_is_preferred():
+def test_directions_are_orthogonal_in_groups_and_none_is_preferred():
     for directions in (draw_directions(jax.random.key(0), 4000, 8), FavorFeatures(4000).draw(8)):
+        directions = np.asarray(directions)
+        group = directions[8:16] @ directions[8:16].T
+        np.testing.assert_allclose(group - np.diag(np.diag(group)), 0, atol=1e-5)
         np.testing.assert_allclose(directions.mean(0), 0, atol=0.06)  # 4 standard errors
         np.testing.assert_allclose(np.cov(directions, rowvar=False), np.eye(8), atol=0.12)
 
@@ -116,12 +117,8 @@ def test_directions_differ_by_layer_and_seed_and_come_from_a_key_if_given():
     draw = FavorFeatures(12).draw
     np.testing.assert_array_equal(draw(8, "layer"), draw(8, "layer"))
     assert (draw(8, "layer") != draw(8, "other")).all() and (draw(8) != FavorFeatures(12, seed=1).draw(8)).all()
-    drawn = draw(8, "layer", jax.random.key(0))
-    for directions in (draw(8), drawn):
-        group = directions[:8] @ directions[:8].T
-        np.testing.assert_allclose(group - np.diag(np.diag(group)), 0, atol=1e-5)
-    assert drawn.shape == FavorFeatures(12, orthogonal=False).draw(8, "", jax.random.key(0)).shape == (12, 8)
-    assert (drawn != draw(8, "layer")).all()
+    drawn = FavorFeatures(12, orthogonal=False).draw(8, "layer", jax.random.key(0))
+    assert drawn.shape == (12, 8) and (drawn != draw(8, "layer")).all()
 
 
 def test_huge_queries_and_keys_stay_finite():
@@ -136,7 +133,7 @@ def test_huge_queries_and_keys_stay_finite():
         assert jnp.isfinite(x).all()
 
 
-@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("causal", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_gradients_are_those_of_the_definition(causal):
     features, (query, key, value) = FEATURES["favor"], jnp.asarray(heads())
     seen = np.tri(7, dtype=bool) if causal else np.ones((7, 7), bool)
@@ -154,20 +151,20 @@ def test_gradients_are_those_of_the_definition(causal):
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), *both(query, key, value))
 
 
-@pytest.mark.parametrize("rescale_logits", [True, False])
-def test_it_takes_over_the_parameters_of_softmax_attention(rescale_logits):
-    options = {"rescale_logits": rescale_logits, "positions": Rotary()}
-    softmax = models.attention("grouped", **options)
+def test_it_takes_over_the_parameters_of_softmax_attention():
+    softmax, mask = models.attention("grouped", positions=Rotary()), Causal() & Padding(VALID, VALID)
     variables = jax.jit(softmax.init)(jax.random.key(0), X, X)
-    layer = linear(**options, num_kv_heads=2, features=FavorFeatures(2**12))
-    mask = Causal() & Padding(VALID, VALID)
-    x, expected = jax.jit(lambda x: [part.apply(variables, x, x, mask) for part in (layer, softmax)])(X / 2)
-    assert jnp.linalg.norm(x[VALID] - expected[VALID]) < 0.05 * jnp.linalg.norm(expected[VALID])
-    fresh = jax.jit(layer.init)(jax.random.key(0), X, X)
-    jax.tree.map(np.testing.assert_array_equal, fresh, variables)  # params and their axes
+    layer = linear(positions=Rotary(), num_kv_heads=2, features=FavorFeatures(2**12))
+    pairs = [[part.clone(rescale_logits=scaled) for part in (layer, softmax)] for scaled in (True, False)]
+    both = jax.jit(lambda x: [[part.apply(variables, x, x, mask)[VALID] for part in pair] for pair in pairs])
+    for x, expected in both(X / 2):
+        assert jnp.linalg.norm(x - expected) < 0.05 * jnp.linalg.norm(expected)
+    fresh = jax.eval_shape(layer.init, jax.random.key(0), X, X)
+    assert jax.tree.structure(fresh) == jax.tree.structure(variables)
+    jax.tree.map(lambda x, y: np.testing.assert_equal((x.shape, x.dtype), (y.shape, y.dtype)), fresh, variables)
 
 
-@pytest.mark.parametrize(("kv_heads", "dtype"), [(None, "float32"), (1, "bfloat16")])
+@pytest.mark.parametrize(("kv_heads", "dtype"), [(2, "float32"), pytest.param(1, "bfloat16", marks=pytest.mark.slow)])
 def test_cached_equals_uncached(kv_heads, dtype):
     layer = linear(num_kv_heads=kv_heads, positions=Rotary(), chunk_size=3, dtype=dtype)
     params = jax.jit(layer.init)(jax.random.key(0), X, X)["params"]
@@ -196,10 +193,12 @@ def test_sums_of_the_encoder_are_made_once_and_serve_all_beams():
     repeated = Padding(None, np.repeat(VALID[:, :5], beams, 0))
     expected = jax.jit(lambda x: layer.apply({"params": params}, x, jnp.repeat(encoded, beams, 0), repeated))(queries)
     step = Step.start(jnp.ones((1, 3), bool), 9).to_memory()
-    first, kept = layer.apply({"params": params}, queries, encoded, mask, step=step, mutable=["cross_cache"])
+    call = lambda: layer.apply({"params": params}, queries, encoded, mask, step=step, mutable=["cross_cache"])  # noqa: E731
+    first, kept = jax.jit(call)()
     np.testing.assert_allclose(first, expected, atol=1e-5, rtol=1e-5)
     assert {x.shape[0] for x in jax.tree.leaves(kept)} == {ROWS}
-    later = layer.apply({"params": params, **kept}, queries, jnp.full_like(encoded, jnp.nan), mask, step=step)
+    read = jax.jit(lambda x: layer.apply({"params": params, **kept}, queries, x, mask, step=step))
+    later = read(jnp.full_like(encoded, jnp.nan))
     np.testing.assert_allclose(later, expected, atol=1e-5, rtol=1e-5)
 
 
@@ -240,7 +239,7 @@ def test_decoder_with_beams_reads_sums_of_the_encoder():
 
 
 def test_new_directions_are_drawn_from_a_key():
-    layer = linear()
+    layer = linear(features=FavorFeatures(8, orthogonal=False))
     variables = jax.jit(layer.init)(jax.random.key(0), X, X)
     draw = jax.jit(lambda seed: layer.apply(variables, X, X, rngs={"features": jax.random.key(seed)}))
     np.testing.assert_array_equal(draw(1), draw(1))

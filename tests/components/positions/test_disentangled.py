@@ -29,9 +29,9 @@ def test_near_distances_have_a_row_each_and_far_ones_share(buckets, limit):
 
 
 def test_both_terms_read_the_row_of_the_distance():
-    keys = jax.random.split(jax.random.key(0), 4)
-    query, key = jax.random.normal(keys[0], (B, T, N, H)), jax.random.normal(keys[1], (B, S, N, H))
-    by_query, by_key = jax.random.normal(keys[2], (2, 2 * BUCKETS, N, H))
+    rng = np.random.default_rng(0)
+    query, key = (rng.normal(size=(B, length, N, H)).astype(np.float32) for length in (T, S))
+    by_query, by_key = rng.normal(size=(2, 2 * BUCKETS, N, H)).astype(np.float32)
     q_positions, k_positions = np.array([[0, 1, 2, 30], [5, 6, 0, 1]]), np.arange(S)[None]
     to_position, to_content = np.zeros((2, B, N, T, S))
     for b, n, t, s in np.ndindex(to_position.shape):

@@ -20,7 +20,6 @@ from flaxformer.components.positions.shaw import ShawKeys
 from tests.contracts import models
 from tests.contracts.test_cached_equals_uncached import ROWS, TOTAL, run_cached
 
-NORMAL = jax.nn.initializers.normal(1.0)
 SCHEMES = {
     "none": PositionScheme(),
     "linear": Rotary(scaling=LinearScaling(4.0)),
@@ -28,9 +27,9 @@ SCHEMES = {
     "yarn": Rotary(scaling=YarnScaling(4.0, 8)),
     "llama3": Rotary(100.0, scaling=Llama3Scaling(4.0, original_length=8)),
     "alibi": Alibi(models.HEADS),
-    "relative": RelativeBias(models.HEADS, 8, 5, bidirectional=False, embedding_init=NORMAL),
-    "shaw": ShawKeys(3, embedding_init=NORMAL),
-    "music": ShawKeys(2, bidirectional=False, num_heads=models.HEADS, embedding_init=NORMAL),
+    "relative": RelativeBias(models.HEADS, 8, 5, bidirectional=False),
+    "shaw": ShawKeys(3),
+    "music": ShawKeys(2, bidirectional=False, num_heads=models.HEADS),
 }
 REACH = {
     "window": Window(left=2),
@@ -49,8 +48,16 @@ X = np.random.default_rng(0).normal(size=(ROWS, TOTAL, models.WIDTH)).astype(np.
 
 @pytest.fixture(scope="module")
 def parameters():
-    init = jax.jit(lambda key: {name: layer.init(key, X, X)["params"] for name, layer in LAYERS.items()})
-    return init(jax.random.key(0))
+    rng = np.random.default_rng(1)
+
+    def draw(shape):
+        return rng.normal(size=shape.shape, scale=0.4).astype(np.float32)
+
+    shapes = {name: jax.eval_shape(layer.init, jax.random.key(0), X, X)["params"] for name, layer in LAYERS.items()}
+    drawn = {name: jax.tree.map(draw, tree) for name, tree in shapes.items()}
+    heads = {name: drawn["none"][name] for name in ("query", "key", "value", "out")}  # the same for all layers
+    tables = {name: drawn[name.removeprefix("lazy ")] for name in LAYERS}
+    return {name: {**table, **heads} for name, table in tables.items()}
 
 
 def apply_all(parameters, x, step=None, collections=None, dtype="float32"):

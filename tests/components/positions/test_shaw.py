@@ -24,11 +24,12 @@ NORMAL = jax.nn.initializers.normal(1.0)
 def test_a_query_is_compared_with_the_vector_of_the_distance(bidirectional, num_heads, options):
     keys = ShawKeys(LIMIT, bidirectional, num_heads, embedding_init=NORMAL)
     layer = models.attention(positions=keys, **options)
-    variables = layer.init(jax.random.key(0), X, X)
+    variables = jax.jit(layer.init)(jax.random.key(0), X, X)
     assert variables["params_axes"]["positions"]["relative_keys_axes"].names[-1] == "kv"
-    _, captured = layer.apply({"params": variables["params"]}, X, X, mutable=["attention"])
+    apply = jax.jit(lambda params: layer.apply({"params": params}, X, X, mutable=["attention"]))
+    _, captured = apply(variables["params"])
     query, key = (
-        (X @ variables["params"][name]["kernel"]).reshape(B, T, models.HEADS, models.HEAD_DIM)
+        np.asarray(X @ variables["params"][name]["kernel"]).reshape(B, T, models.HEADS, models.HEAD_DIM)
         for name in ("query", "key")
     )
     table = np.asarray(variables["params"]["positions"]["relative_keys"])
