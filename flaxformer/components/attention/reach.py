@@ -24,7 +24,8 @@ x..x.xx.
 .x..x.xx
 
 `visibility` names the blocks that a kernel can skip. A dilated window has something in every block wider than its
-stride, so it saves memory of pairs nobody sees, but no time; the others save both.
+stride: nothing within its reach can be skipped, and the pairs it hides cost as much as those it shows. Of the other
+patterns only what they show costs time.
 """
 
 from __future__ import annotations
