@@ -14,7 +14,7 @@ Source: Dao 2023 (FlashAttention-2), https://arxiv.org/abs/2307.08691; the bias 
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -78,7 +78,8 @@ def attend_flash_t5(
         table = jnp.pad(table, ((0, 0), (0, (1 << (table.shape[1] - 1).bit_length()) - table.shape[1])))
     ids = [None if x is None else _pad(_rows(x, len(query)), block) for x in (plain.query_ids, plain.key_ids)]
     lengths = _lengths(plain, len(query), key_length)
-    output, log_sum_exp = _attend(setting, query, key, value, table, (lengths, *ids))
+    attended = _attend(setting, query, key, value, table, (lengths, *ids))
+    output, log_sum_exp = cast(tuple[Array, Array], attended)
     output, log_sum_exp = output[:, :length], log_sum_exp[..., :length]
     return (output, log_sum_exp) if return_residuals else output
 
@@ -122,7 +123,7 @@ def _attend_backward(setting: tiles.Setting, kept, cotangents):
     d_query, d_key, d_value, d_table = backward(
         setting, query, key, value, _refs(table, data), d_output, log_sum_exp, delta
     )
-    d_table = None if table is None else d_table.astype(table.dtype)
+    d_table = None if d_table is None else d_table.astype(table.dtype)
     return d_query, d_key, d_value, d_table, None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import jax
 from jaxtyping import Float
@@ -47,7 +47,8 @@ def attend_splash(
     ids = None if ids is None else splash_attention.SegmentIds(*ids)
     query, key, value = (x.swapaxes(1, 2) for x in (query * asked.scale, key, value))
     attended = jax.vmap(lambda q, k, v, ids: kernel(q, k, v, ids, asked.sinks))(query, key, value, ids)
-    return without_blind_rows(attended.swapaxes(1, 2), asked.mask, plain, key.shape[2])
+    attended = cast(Array, attended).swapaxes(1, 2)
+    return without_blind_rows(attended, asked.mask, plain, key.shape[2])
 
 
 def _picture(plain: Plain, query_length: int, key_length: int) -> Any:
