@@ -28,6 +28,7 @@ from flaxformer.decoding.constraints import (
 from flaxformer.decoding.drafts import Draft, DraftModel, PromptLookup
 from flaxformer.decoding.generation import generate
 from flaxformer.decoding.guidance import Guidance
+from flaxformer.decoding.prefix import Prefix, prefill
 from flaxformer.decoding.scoring import Scores, score
 from flaxformer.decoding.strategies import (
     BeamSearch,
@@ -62,6 +63,7 @@ __all__ = [
     "NoRepeatNGram",
     "NotFiniteError",
     "Piece",
+    "Prefix",
     "PromptLookup",
     "RepetitionPenalty",
     "Sample",
@@ -69,6 +71,7 @@ __all__ = [
     "Strategy",
     "bucketed",
     "generate",
+    "prefill",
     "score",
     "stream",
 ]

@@ -14,6 +14,7 @@ from flaxformer.decoding.constraints.base import Constraint
 from flaxformer.decoding.drafts import Draft
 from flaxformer.decoding.guidance import Guidance
 from flaxformer.decoding.loop import run
+from flaxformer.decoding.prefix import Prefix
 from flaxformer.decoding.strategies.base import Generated, Strategy
 from flaxformer.decoding.task import Plan, make_loop, prepare
 from flaxformer.types import Array, PRNGKey
@@ -33,6 +34,7 @@ def generate(
     constraints: Sequence[Constraint] = (),
     draft: Draft | None = None,
     guidance: Guidance | None = None,
+    prefix: Prefix | None = None,
     checks: bool = False,
 ) -> Generated:
     """Writes sequences with a model, compiled once per model, strategy and shapes.
@@ -60,6 +62,7 @@ def generate(
       constraints: what may be written, see `flaxformer.decoding.constraints`; applied in this order.
       draft: guesses ahead for `Greedy` and `Sample`, which makes them faster and changes nothing else.
       guidance: another context to be pushed away from.
+      prefix: what `prefill` has read, in front of every prompt; `bos_id` stands there already.
       checks: look for logits that are no numbers, and say where they first occur. Not within jit.
 
     Returns:
@@ -71,7 +74,19 @@ def generate(
         empty batch, sequences longer than the model's position table. With `checks`, for NaN among the logits.
     """
     task = prepare(
-        model, variables, inputs, strategy, max_new_tokens, eos_id, pad_id, bos_id, rng, constraints, draft, guidance
+        model,
+        variables,
+        inputs,
+        strategy,
+        max_new_tokens,
+        eos_id,
+        pad_id,
+        bos_id,
+        rng,
+        constraints,
+        draft,
+        guidance,
+        prefix,
     )
     generated, fault = _generate(task.plan, checks, task.data)
     if fault is not None:

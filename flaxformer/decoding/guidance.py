@@ -47,6 +47,7 @@ class GuidedSession:
     session: ModelSession
     scale: float | Float[Array, ""]
     copies = 2
+    lengths_before = 0
 
     def open(self, variables: Mapping[str, Any], inputs: Mapping[str, Array]) -> Context:
         return self.session.open(variables, inputs)

@@ -72,7 +72,9 @@ class Loop:
         check_vocabulary(strategy, self.request, logits.shape[-1])
         fault = Fault.none().note(logits, 0) if self.checks else None
         fault = None if fault is None else fault.replace(row=fault.row * strategy.width)
-        state = strategy.init(self.request, prompts.first(self.request.batch), rng)
+        prompts = prompts.first(self.request.batch)
+        prompts = dataclasses.replace(prompts, lengths=prompts.lengths + session.lengths_before)
+        state = strategy.init(self.request, prompts, rng)
         logits = jnp.repeat(logits, strategy.width, axis=0)  # equal rows: no reordering
         tokens, _, state = strategy.update(logits, state, **self._seen(memory))
         return Running(

@@ -46,6 +46,7 @@ class Memory(flax.struct.PyTreeNode):
       row_axis: the axis of cache leaves that counts rows: 1 where scanned layers are stacked in front (static).
       prompt: how many slots the prompt takes (static).
       branches: whether each of the cache's rows can branch (static).
+      rewinds: whether tokens can be taken back (static).
       width: branches of each of the cache's rows (static).
     """
 
@@ -55,6 +56,7 @@ class Memory(flax.struct.PyTreeNode):
     row_axis: int = flax.struct.field(pytree_node=False, default=0)
     prompt: int = flax.struct.field(pytree_node=False, default=0)
     branches: bool = flax.struct.field(pytree_node=False, default=False)
+    rewinds: bool = flax.struct.field(pytree_node=False, default=True)
     width: int = flax.struct.field(pytree_node=False, default=1)
 
 
@@ -90,6 +92,11 @@ class ModelSession:
         return 1
 
     @property
+    def lengths_before(self) -> Int[Array, "#B"] | int:
+        """Tokens that were read before the prompts, for strategies that count them."""
+        return 0
+
+    @property
     def has_encoder(self) -> bool:
         return hasattr(self.model, "encode") and hasattr(self.model, "decode")
 
@@ -111,40 +118,63 @@ class ModelSession:
         has to be read at once.
         """
         length = prompts.tokens.shape[1]
-        at_once = prompts.prefix is not None or self.hidden
-        head = length if at_once else max(length - 1, 1)
-        step = Step.start(prompts.valid[:, :head], cache_length)
-        flags = {} if prompts.prefix is None else {"decoder_causal_attention": prompts.prefix}
-        mutable = ["cache", "cross_cache"]
-        with observed() as caches:
-            logits, changed = self._call(context, {}, prompts.tokens[:, :head], step, mutable, **flags)
-        if "cross_cache" in changed:
-            context = context.replace(variables={**context.variables, "cross_cache": changed["cross_cache"]})
-        scanned: Any = self.model.apply(context.variables, method=_scans_layers)
-        row_axis = 1 if scanned else 0
-        _check_rows(changed["cache"], row_axis, len(prompts.tokens))
-        branches = _can_branch(changed["cache"], caches)
-        memory = Memory(changed["cache"], step.advance(), self._hidden(changed), row_axis, length, branches)
-        if head == length:
+        at_once = prompts.prefix is not None or self.hidden or length == 1
+        head = (
+            prompts
+            if at_once
+            else dataclasses.replace(prompts, tokens=prompts.tokens[:, :-1], valid=prompts.valid[:, :-1])
+        )
+        logits, context, memory = self.read_prompt(context, head, cache_length)
+        memory = memory.replace(step=memory.step.advance(), prompt=length)
+        if at_once:
             return logits[:, -1], context, memory
         logits, memory = self.step(context, memory, prompts.tokens[:, -1])
         return logits, context, memory
+
+    def read_prompt(
+        self, context: Context, prompts: Prompts, cache_length: int
+    ) -> tuple[Float[Array, "B P V"], Context, Memory]:
+        """Reads the prompts into an empty cache; returns all logits, and a memory whose step is the one that did it."""
+        step = Step.start(prompts.valid, cache_length)
+        flags = {} if prompts.prefix is None else {"decoder_causal_attention": prompts.prefix}
+        mutable = ["cache", "cross_cache"]
+        with observed() as caches:
+            logits, changed = self._call(context, {}, prompts.tokens, step, mutable, **flags)
+        if "cross_cache" in changed:
+            context = context.replace(variables={**context.variables, "cross_cache": changed["cross_cache"]})
+        scanned: Any = self.model.apply(context.variables, method=_scans_layers)
+        row_axis, (rows, length) = 1 if scanned else 0, prompts.tokens.shape
+        _check_rows(changed["cache"], row_axis, rows)
+        branches = _can_branch(changed["cache"], caches)
+        rewinds = all(kind.rewinds for kind in caches.values())
+        memory = Memory(changed["cache"], step, self._hidden(changed), row_axis, length, branches, rewinds)
+        return logits, context, memory
+
+    def take(
+        self, context: Context, memory: Memory, tokens: Int[Array, "R T"], step: Step
+    ) -> tuple[Float[Array, "R T V"], Memory]:
+        """Reads tokens by a step; returns the logits behind each, and a memory that keeps this step."""
+        logits, changed = self._call(context, {"cache": memory.cache}, tokens, step, ["cache"])
+        return logits, memory.replace(cache=changed["cache"], step=step, hidden=self._hidden(changed))
 
     def step(self, context: Context, memory: Memory, tokens: Int[Array, " R"]) -> tuple[Float[Array, "R V"], Memory]:
         """Reads one token per row; returns the logits of the next."""
         context, tokens = _held_in_place(context, tokens)
         tokens = tokens.reshape(-1, memory.width)  # one per row, or the branches of a row side by side
-        logits, changed = self._call(context, {"cache": memory.cache}, tokens, memory.step, ["cache"])
-        hidden = self._hidden(changed)
-        hidden = None if hidden is None else hidden.reshape(-1, 1, hidden.shape[-1])
-        memory = memory.replace(cache=changed["cache"], step=memory.step.advance(), hidden=hidden)
-        return logits.reshape(-1, logits.shape[-1]), memory
+        logits, memory = self.take(context, memory, tokens, memory.step)
+        hidden = None if memory.hidden is None else memory.hidden.reshape(-1, 1, memory.hidden.shape[-1])
+        return logits.reshape(-1, logits.shape[-1]), memory.replace(step=memory.step.advance(), hidden=hidden)
 
     def read(self, context: Context, memory: Memory, tokens: Int[Array, "R T"]) -> tuple[Float[Array, "R T V"], Memory]:
         """Reads several tokens per row in one call; returns the logits behind each. `keep` takes some of them back."""
-        step = widened(memory.step, tokens.shape[1])
-        logits, changed = self._call(context, {"cache": memory.cache}, tokens, step, ["cache"])
-        return logits, memory.replace(cache=changed["cache"], step=step.advance(), hidden=self._hidden(changed))
+        if not memory.rewinds:
+            raise ValueError(
+                "several tokens were to be read and some taken back, and a cache of the model forgets old tokens for "
+                "new ones at once; expected caches such as FullCache(). Decode without a draft, or give the layers "
+                "another cache and reach=Window(...)."
+            )
+        logits, memory = self.take(context, memory, tokens, widened(memory.step, tokens.shape[1]))
+        return logits, memory.replace(step=memory.step.advance())
 
     def keep(self, before: Memory, after: Memory, counts: Int[Array, " R"]) -> Memory:
         """`after`, as if only the first `counts` tokens of each row had been read since `before`.

@@ -14,6 +14,7 @@ from flaxformer.decoding.drafts import Draft, Rules
 from flaxformer.decoding.guidance import Guidance, GuidedSession, both
 from flaxformer.decoding.loop import Loop
 from flaxformer.decoding.model_session import ModelSession
+from flaxformer.decoding.prefix import Prefix, PrefixedSession, check_prefix
 from flaxformer.decoding.prompts import ENCODER_TOKENS, PROMPT_TOKENS, longest_prompt, read_inputs
 from flaxformer.decoding.speculative import SpeculativeLoop
 from flaxformer.decoding.static import Static
@@ -42,6 +43,7 @@ class Data(NamedTuple):
     constraints: tuple[Constraint, ...]
     draft: Draft | None
     scale: Any
+    prefix: Prefix | None = None
 
 
 class Task(NamedTuple):
@@ -52,6 +54,8 @@ class Task(NamedTuple):
 def make_loop(plan: Plan, data: Data, checks: bool = False) -> Loop | SpeculativeLoop:
     """The loop that does it. Runs inside of jit."""
     session: Any = ModelSession(plan.model.value, hidden=data.strategy.wants_hidden)
+    if data.prefix is not None:
+        session = PrefixedSession(plan.model.value, hidden=data.strategy.wants_hidden, prefix=data.prefix)
     if data.scale is not None:
         session = GuidedSession(session, data.scale)
     if data.draft is not None:
@@ -80,6 +84,7 @@ def prepare(
     constraints: Sequence[Constraint],
     draft: Draft | None,
     guidance: Guidance | None,
+    prefix: Prefix | None = None,
 ) -> Task:
     """The task; the arguments are those of `generate`.
 
@@ -98,8 +103,11 @@ def prepare(
         raise ValueError(f"max_new_tokens is {max_new_tokens!r}; expected an integer of at least 1.")
     if bos_id is None and session.has_encoder:
         raise ValueError("bos_id is None; expected the id that this encoder-decoder's decoder starts from, often 0.")
+    bos_id = bos_id if prefix is None else None  # which the prefix starts with
     arrays = read_inputs(inputs, session.has_encoder, pad_id, bos_id)
     batch = len(next(iter(arrays.values())))
+    if prefix is not None:
+        check_prefix(prefix, batch, others=draft is not None or guidance is not None)
     if guidance is not None:
         arrays = both(arrays, read_inputs(guidance.inputs, session.has_encoder, pad_id, bos_id))
     for part in (strategy, *constraints):
@@ -109,7 +117,8 @@ def prepare(
         part.check_vocabulary(vocabulary)
     _check_ids(session, variables, arrays)
     extra = max_new_tokens - (not strategy.reads_last) + (0 if draft is None else draft.length)
-    _check_lengths(session, variables, arrays, longest_prompt(arrays, bos_id), int(extra))
+    before = 0 if prefix is None else prefix.length
+    _check_lengths(session, variables, arrays, before + longest_prompt(arrays, bos_id), int(extra))
     return Task(
         Plan(Static(model), Request(batch, int(max_new_tokens), int(eos_id), int(pad_id)), bos_id),
         Data(
@@ -120,6 +129,7 @@ def prepare(
             constraints=constraints,
             draft=draft,
             scale=None if guidance is None else guidance.scale,
+            prefix=prefix,
         ),
     )
 

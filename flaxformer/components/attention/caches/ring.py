@@ -38,6 +38,8 @@ class RingCache(Cache):
     window: int
     dtype: DType | None = None
 
+    rewinds = False  # what left the window is gone
+
     def __post_init__(self):
         if self.window < 1:
             raise ValueError(f"window is {self.window}; expected at least 1, for every token sees itself.")
