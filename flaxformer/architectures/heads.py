@@ -28,7 +28,7 @@ class EncoderWithHeads(EncoderOnly):
     Attributes:
       encoder_factory, scan_layers, padding_id: as in `EncoderOnly`.
       head_factories: pairs of an output's name and what makes its head, a module called with those of `hidden`, earlier
-        outputs, `attend` (hidden states to the vocabulary, by the token table) and `enable_dropout` that its
+        outputs, `tokens`, `attend` (hidden states to the vocabulary, by the token table) and `enable_dropout` that its
         signature names.
     """
 
@@ -57,10 +57,12 @@ class EncoderWithHeads(EncoderOnly):
             encoder_valid=encoder_valid,
             token_types=token_types,
         )
-        attend = self.encoder.embedder.embedders["token_ids"].attend
+        attend = getattr(self.encoder.embedder.embedders["token_ids"], "attend", None)
         outputs: dict[str, Any] = {"hidden": hidden}
         for name, _ in self.head_factories:
-            outputs[name] = call_part(self.heads[name], attend=attend, enable_dropout=enable_dropout, **outputs)
+            outputs[name] = call_part(
+                self.heads[name], tokens=encoder_input_tokens, attend=attend, enable_dropout=enable_dropout, **outputs
+            )
         return outputs
 
 

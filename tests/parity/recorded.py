@@ -82,8 +82,8 @@ def applied(model, variables, inputs):
     )
 
 
-def hidden_states(captured, stack):
-    """The states of a stack in the order of theirs; their last one is behind the final norm where there is one.
+def hidden_states(captured, stack, norm=True):
+    """The states of a stack in the order of theirs; their last one is behind the final norm, if any and `norm`.
 
     A layer that runs several times (there is only one kind of them in such fixtures) gives several.
     """
@@ -91,7 +91,7 @@ def hidden_states(captured, stack):
         name: value["__call__"] for name, value in captured["intermediates"][stack].items() if "__call__" in value
     }
     layers = [state for name in _layers(states) for state in states[name]]
-    last = states.get(f"{stack}_norm") or layers[-1:]
+    last = (states.get(f"{stack}_norm") if norm else None) or layers[-1:]
     return [*states["input_dropout"], *layers[:-1], *last]
 
 

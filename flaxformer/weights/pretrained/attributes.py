@@ -13,16 +13,16 @@ from flaxformer.weights.errors import CheckpointError
 # generation (which `generate` is given explicitly), and which outputs Hugging Face returns.
 HARMLESS = frozenset(
     """
-    _name_or_path _attn_implementation architectures attn_implementation auto_map bad_words_ids begin_suppress_tokens
-    bos_token_id chunk_size_feed_forward cross_attention_hidden_size decoder_start_token_id diversity_penalty
-    do_sample dtype early_stopping encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty
-    finetuning_task forced_bos_token_id forced_eos_token_id gradient_checkpointing id2label initializer_factor
-    initializer_range init_std is_encoder_decoder label2id length_penalty max_length min_length model_type
-    no_repeat_ngram_size num_beam_groups num_beams num_return_sequences output_attentions output_hidden_states
-    output_past output_scores pad_token_id prefix problem_type remove_invalid_values repetition_penalty return_dict
-    return_dict_in_generate sep_token_id suppress_tokens task_specific_params temperature tf_legacy_loss
-    tie_encoder_decoder tokenizer_class top_k top_p torch_dtype torchscript transformers_version typical_p use_bfloat16
-    use_cache keys_to_ignore_at_inference language directionality transformers.js_config quantization
+    _attn_implementation _name_or_path _num_labels architectures attn_implementation auto_map bad_words_ids
+    begin_suppress_tokens bos_token_id chunk_size_feed_forward cross_attention_hidden_size decoder_start_token_id
+    directionality diversity_penalty do_sample dtype early_stopping encoder_no_repeat_ngram_size eos_token_id
+    exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id gradient_checkpointing
+    id2label init_std initializer_factor initializer_range is_encoder_decoder keys_to_ignore_at_inference label2id
+    language length_penalty max_length min_length model_type no_repeat_ngram_size num_beam_groups num_beams
+    num_return_sequences output_attentions output_hidden_states output_past output_scores pad_token_id prefix
+    problem_type remove_invalid_values repetition_penalty return_dict return_dict_in_generate sep_token_id
+    suppress_tokens task_specific_params temperature tf_legacy_loss tie_encoder_decoder tie_weights_ tokenizer_class
+    top_k top_p torch_dtype torchscript transformers.js_config transformers_version typical_p use_bfloat16 use_cache
     """.split()
 )
 
@@ -39,6 +39,7 @@ class Attributes:
     values: Mapping[str, Any]
     where: str
     read: set[str] = dataclasses.field(default_factory=set)
+    parts: dict[str, Attributes] = dataclasses.field(default_factory=dict)
 
     def get(self, name: str, default: Any = None) -> Any:
         """The value, or `default` where it is missing or null."""
@@ -77,6 +78,13 @@ class Attributes:
             )
         return value
 
+    def part(self, name: str) -> Attributes:
+        """The attributes of a part of the model, which stand under `name`."""
+        self.read.add(name)
+        if name not in self.parts:
+            self.parts[name] = Attributes(self.values.get(name) or {}, f"{name} in {self.where}")
+        return self.parts[name]
+
     def without_effect(self, *names: str) -> None:
         """Declares attributes that this family has and that say nothing about its numbers."""
         self.read.update(names)
@@ -87,6 +95,10 @@ class Attributes:
         Raises:
           CheckpointError: a `ValueError`, naming every such attribute.
         """
+        for part in self.parts.values():
+            part.check_all_read()
+        if not self.values.get("pruned_heads"):
+            self.read.add("pruned_heads")  # old files have an empty one
         unknown = sorted(set(self.values) - self.read - HARMLESS)
         if unknown:
             near = [difflib.get_close_matches(name, self.read, 1) for name in unknown]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from flaxformer.weights.errors import CheckpointError
@@ -24,24 +24,34 @@ class Family:
     Attributes:
       model_types: values of `model_type` in config.json.
       gin: the file that wires the model, `gin/<gin>.gin`.
-      settings: from the configuration and the names of the weights to gin bindings, selector or macro to value.
+      settings: from the configuration and the weights, which most only ask for names, to gin bindings: selector or
+        macro to value.
       rules: the table, or what makes it from the configuration.
       renames: `(pattern, replacement)` for names of older files, each applied where it matches all of a name.
       unused: patterns of names that older files have and that carry nothing.
       prefix: what the names of the body begin with. Files of the body alone leave it out.
       heads: what the names that lack the prefix begin with.
+      example: what a model that is not called with tokens may be called with.
       shares_bias: the layers of a stack share a relative position bias; scanned ones cannot, and get a copy each.
     """
 
     model_types: tuple[str, ...]
     gin: str
-    settings: Callable[[Attributes, Collection[str]], Mapping[str, Any]]
+    settings: Callable[[Attributes, Any], Mapping[str, Any]]
     rules: Sequence[Rule] | Callable[[Attributes], Sequence[Rule]]
     renames: Sequence[tuple[str, str]] = ()
     unused: Sequence[str] = ()
     prefix: str = ""
     heads: tuple[str, ...] = ()
     shares_bias: bool = False
+    example: Callable[[Attributes], Mapping[str, Any]] | None = None
+
+    def written(self, weights: Mapping[str, Any], attributes: Attributes) -> dict[str, Any]:
+        """The weights as a folder of this architecture names them: a body alone has no prefix."""
+        named = architecture(attributes, "")
+        if not named.endswith("Model") or named.endswith(("LMHeadModel", "MTModel")):
+            return dict(weights)
+        return {name.removeprefix(self.prefix): weight for name, weight in weights.items()}
 
     @property
     def scanned(self) -> str:
@@ -67,7 +77,7 @@ class Family:
 
 
 # The modules under `families`; each has FAMILIES.
-_MODULES = ("albert", "bart", "bert", "fused", "gemma", "gpt2", "llama", "opt", "t5")
+_MODULES = ("albert", "bart", "bert", "fused", "gemma", "gpt2", "llama", "opt", "t5", "vit")
 
 
 def families() -> dict[str, Family]:

@@ -72,7 +72,7 @@ def write_folder(
     flat: dict[Any, Any] = traverse_util.flatten_dict(_listed(dict(params), family.shares_bias), sep="/")
     if dtype is not None:
         flat = {n: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a for n, a in flat.items()}
-    weights = to_theirs(table, flat)
+    weights = family.written(to_theirs(table, flat), attributes)
     kinds = {array.dtype.name for array in weights.values() if jnp.issubdtype(array.dtype, jnp.floating)}
     said = {"torch_dtype" if "torch_dtype" in config else "dtype": kinds.pop()} if len(kinds) == 1 else {}
     with unfinished(pathlib.Path(folder)) as temporary:

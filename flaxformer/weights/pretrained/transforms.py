@@ -5,6 +5,7 @@
 | `Same()`      | `[...]`                   | `[...]`                                    |
 | `Transposed()`| `[out in]`                | `[in out]`, also a table `[buckets heads]` |
 | `Row()`       | `[1 n]`                   | `[n]`                                      |
+| `Patches(..)` | `[out channels r c]`      | `[r·c·channels, out]`                      |
 | `Joined()`    | `[in q+k+v]`              | `[in q] [in k] [in v]`                     |
 | `Grouped(g)`  | `[g x (q k v) in]`        | `[in q] [in k] [in v]`                     |
 """
@@ -68,17 +69,59 @@ class Transposed:
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-    """A vector that is stored as a matrix of one row."""
+class Rows:
+    """An array that is stored with axes of size 1 in front.
+
+    Attributes:
+      count: how many.
+    """
+
+    count: int
 
     def shape(self, ours: Sequence[Shape]) -> Shape:
-        return (1, *ours[0])
+        return (*(1,) * self.count, *ours[0])
 
     def load(self, theirs: StoredArray, ours: Sequence[Shape]) -> list[StoredArray]:
-        return [computed(ours[0], theirs, lambda array: array[0])]
+        return [computed(ours[0], theirs, lambda array: array.reshape(ours[0]))]
 
     def save(self, ours: Sequence[StoredArray]) -> StoredArray:
-        return computed((1, *ours[0].shape), ours[0], lambda array: array[None])
+        shape = self.shape([ours[0].shape])
+        return computed(shape, ours[0], lambda array: array.reshape(shape))
+
+
+class Row(Rows):
+    """A vector that is stored as a matrix of one row, or a table with a batch axis."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Patches:
+    """A convolution over patches `[out channels rows columns]` as a kernel `[rows · columns · channels, out]`.
+
+    Attributes:
+      rows: of a patch.
+      columns: of a patch.
+    """
+
+    rows: int
+    columns: int
+
+    def shape(self, ours: Sequence[Shape]) -> Shape:
+        inputs, out = ours[0]
+        return (out, inputs // (self.rows * self.columns), self.rows, self.columns)
+
+    def load(self, theirs: StoredArray, ours: Sequence[Shape]) -> list[StoredArray]:
+        return [computed(ours[0], theirs, lambda array: array.transpose(2, 3, 1, 0).reshape(ours[0]))]
+
+    def save(self, ours: Sequence[StoredArray]) -> StoredArray:
+        out, channels, rows, columns = shape = self.shape([ours[0].shape])
+
+        def split(array: np.ndarray) -> np.ndarray:
+            return array.reshape(rows, columns, channels, out).transpose(3, 2, 0, 1)
+
+        return computed(shape, ours[0], split)
 
 
 @dataclasses.dataclass(frozen=True)

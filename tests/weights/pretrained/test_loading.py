@@ -12,6 +12,7 @@ from flaxformer.weights.arrays import StoredArray
 from flaxformer.weights.pretrained import load_pretrained, save_pretrained
 from flaxformer.weights.pretrained.files import FileArray, open_weights
 from flaxformer.weights.pretrained.loading import read_in_blocks
+from flaxformer.weights.restoring import abstract_params
 from tests.parity.recorded import FIXTURES
 
 FAMILIES = sorted(path.name for path in FIXTURES.iterdir())
@@ -129,6 +130,13 @@ def test_scanned_layers_hold_the_same_numbers_and_are_saved_alike(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, again, flat)
 
 
+@pytest.mark.parametrize("family", ["bert", "gpt2", "bart", "phi"])
+def test_scanned_parameters_fit_the_scanned_model(family):
+    model, variables = load_pretrained(FIXTURES / family, scan_layers=True)
+    expected = abstract_params(model)
+    assert jax.tree.map(jnp.shape, variables["params"]) == jax.tree.map(jnp.shape, expected)
+
+
 def test_types_and_places_are_as_asked_for(tmp_path):
     model, variables = load_pretrained(FIXTURES / "gpt2", dtype="bfloat16", param_dtype="bfloat16")
     assert {leaf.dtype.name for leaf in jax.tree.leaves(variables)} == {"bfloat16"}
@@ -182,3 +190,89 @@ def test_large_arrays_are_read_in_blocks():
     array = FileArray((4096, 3000), np.dtype("float32"), source, "x", 1)
     assert read_in_blocks(array).sum() == 4096 * 3000
     assert len(parts) == 3 and parts[0].stop == parts[1].start
+
+
+def reheaded(tmp_path, family, architecture, arrays, dropped=()):
+    """A copy of a fixture with another architecture, other heads, and without what `dropped` begins."""
+    package = pytest.importorskip("safetensors.numpy")
+    place = folder(tmp_path, family, architectures=[architecture], id2label={"0": "a", "1": "b", "2": "c"})
+    weights = {name: array.read() for name, array in open_weights(place).items() if not name.startswith(dropped)}
+    package.save_file(weights | arrays, place / "model.safetensors")
+    return place
+
+
+def dense(name, width, features):
+    return {f"{name}.weight": np.ones((features, width), np.float32), f"{name}.bias": np.ones(features, np.float32)}
+
+
+HEADS = ("cls.", "lm_head", "vocab_", "generator_", "discriminator_")
+
+
+@pytest.mark.parametrize(
+    ("family", "architecture", "arrays", "output"),
+    [
+        ("bert", "BertForSequenceClassification", dense("classifier", 32, 3), "labels"),
+        ("bert", "BertForTokenClassification", dense("classifier", 32, 3), "token_labels"),
+        ("bert", "BertForQuestionAnswering", dense("qa_outputs", 32, 2), "spans"),
+        ("bert", "BertForNextSentencePrediction", dense("cls.seq_relationship", 32, 2), "next_sentence"),
+        ("bert", "BertModel", {}, "pooled"),
+        (
+            "roberta",
+            "RobertaForSequenceClassification",
+            dense("classifier.dense", 32, 32) | dense("classifier.out_proj", 32, 3),
+            "labels",
+        ),
+        ("roberta", "RobertaModel", {}, "hidden"),
+        (
+            "distilbert",
+            "DistilBertForSequenceClassification",
+            dense("pre_classifier", 32, 32) | dense("classifier", 32, 3),
+            "labels",
+        ),
+        (
+            "electra_generator",
+            "ElectraForSequenceClassification",
+            dense("classifier.dense", 32, 32) | dense("classifier.out_proj", 32, 3),
+            "labels",
+        ),
+    ],
+)
+def test_the_architecture_says_which_heads_there_are(tmp_path, family, architecture, arrays, output):
+    unpooled = ("bert.pooler",) if output in ("token_labels", "spans") else ()
+    place = reheaded(tmp_path, family, architecture, arrays, HEADS + unpooled)
+    model, variables = load_pretrained(place)
+    tokens = jnp.ones((1, 3), int)
+    outputs = jax.eval_shape(lambda v: model.apply(v, tokens, enable_dropout=False), variables)
+    assert output in outputs and "masked_lm" not in outputs
+    save_pretrained(model, variables, tmp_path / "saved")
+    saved = open_weights(tmp_path / "saved")
+    bare = architecture.endswith("Model")  # a body alone is written without a prefix
+    assert saved.keys() == {name.partition(".")[2] if bare else name for name in open_weights(place)}
+
+
+def test_bodies_of_other_models_are_read_where_a_head_follows_from_them(tmp_path):
+    package = pytest.importorskip("safetensors.numpy")
+    place = folder(tmp_path, "bart", architectures=["BartModel"])
+    weights = {name: array.read() for name, array in open_weights(place).items() if name.startswith("model.")}
+    package.save_file(
+        {name.removeprefix("model."): array for name, array in weights.items()}, place / "model.safetensors"
+    )
+    _, variables = load_pretrained(place)
+    assert not variables["params"]["decoder"]["logits_dense"]["bias"].any()
+    place = folder(tmp_path, "pegasus")
+    weights = {name: array.read() for name, array in open_weights(place).items()}
+    tables = [weights.pop(f"model.{stack}.embed_positions.weight") for stack in ("encoder", "decoder")]
+    package.save_file(weights, place / "model.safetensors")
+    _, variables = load_pretrained(place)
+    for stack, table in zip(("encoder", "decoder"), tables, strict=True):
+        np.testing.assert_allclose(variables["params"][stack]["position_embedder"]["pos_embedding"], table, atol=1e-6)
+
+
+def test_a_head_that_is_a_copy_of_the_table_is_tied(tmp_path):
+    package = pytest.importorskip("safetensors.numpy")
+    place = folder(tmp_path, "t5")
+    weights = {name: array.read() for name, array in open_weights(place).items()}
+    for head, tied in ((weights["shared.weight"], True), (weights["shared.weight"] + 1, False)):
+        package.save_file(weights | {"lm_head.weight": head}, place / "model.safetensors")
+        _, variables = load_pretrained(place)
+        assert ("logits_dense" not in variables["params"]["decoder"]) is tied

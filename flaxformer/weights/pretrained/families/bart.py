@@ -20,7 +20,7 @@ from flaxformer.weights.pretrained.transforms import Row
 
 def _settings(attributes: Attributes, defaults: Mapping[str, Any], scaled: bool, padding: int) -> dict[str, Any]:
     """Bindings of `gin/bart/parts.gin` that the three name alike."""
-    causal_only(attributes, "ForConditionalGeneration", "MTModel")
+    causal_only(attributes, "ForConditionalGeneration", "MTModel", "Model")
     for name, value in defaults.items():
         attributes.one_of(name, value)
     attributes.one_of("tie_word_embeddings", True)
@@ -116,8 +116,13 @@ def _rules(absent: Any = None) -> tuple[Rule, ...]:
 _UNUSED = (r"model\.(encoder|decoder)\.embed_tokens\.weight", r"lm_head\.weight")
 _MARIAN_UNUSED = (*_UNUSED, r"model\.(encoder|decoder)\.embed_positions\.weight")
 
+
+def _family(kind: str, settings: Any, rules: tuple[Rule, ...], unused: tuple[str, ...]) -> Family:
+    return Family((kind,), f"{kind}/parts", settings, rules, (), unused, "model.", ("final_logits_bias", "lm_head"))
+
+
 FAMILIES = (
-    Family(("bart",), "bart/parts", bart_settings, _rules(), (), _UNUSED),
-    Family(("pegasus",), "pegasus/parts", pegasus_settings, _rules(_sines_before_cosines), (), _UNUSED),
-    Family(("marian",), "marian/parts", marian_settings, _rules(), (), _MARIAN_UNUSED),
+    _family("bart", bart_settings, _rules(), _UNUSED),
+    _family("pegasus", pegasus_settings, _rules(_sines_before_cosines), _UNUSED),
+    _family("marian", marian_settings, _rules(), _MARIAN_UNUSED),
 )

@@ -27,12 +27,13 @@ def _common(attributes: Attributes) -> dict[str, Any]:
         **sizes,
         "HEAD_DIM": attributes.get("head_dim", 256),
         "EMBEDDING_SCALE": sizes["EMBED_DIM"] ** 0.5,
-        "ACTIVATIONS": (_activation(attributes), "linear"),
+        "ACTIVATIONS": (gate(attributes), "linear"),
         "BIASED": ("query", "key", "value", "out") if attributes.get("attention_bias", False) else (),
     }
 
 
-def _activation(attributes: Attributes) -> str:
+def gate(attributes: Attributes) -> str:
+    """Our name of the gate's activation."""
     old = attributes.get("hidden_act", "gelu_pytorch_tanh")
     if attributes.get("hidden_activation") is None and old != "gelu":
         return activation(attributes, "hidden_act", "gelu_pytorch_tanh")
@@ -44,7 +45,8 @@ def gemma_settings(attributes: Attributes, names: Collection[str]) -> dict[str, 
     return {**_common(attributes), **rotary(attributes)}
 
 
-def _bounded(attributes: Attributes, scores: float | None, scores_cap: float | None, cap: float | None) -> dict:
+def bounded(attributes: Attributes, scores: float, scores_cap: float | None, cap: float | None) -> dict[str, Any]:
+    """Scale and bounds of scores and logits; the numbers are those of files that name none."""
     return {
         "SCORES_SCALE": attributes.get("query_pre_attn_scalar", scores) ** -0.5,
         "SCORES_CAP": _cap(attributes, "attn_logit_softcapping", scores_cap),
@@ -65,7 +67,7 @@ def gemma2_settings(attributes: Attributes, names: Collection[str]) -> dict[str,
     return {
         **common,
         **rotary(attributes),
-        **_bounded(attributes, 256, 50.0, 30.0),
+        **bounded(attributes, 256, 50.0, 30.0),
         **layers(kinds_of(attributes, default), _SANDWICH),
         "WINDOW": attributes.get("sliding_window", 4096) - 1,
     }
@@ -80,7 +82,7 @@ def gemma3_settings(attributes: Attributes, names: Collection[str]) -> dict[str,
     return {
         **common,
         **_two_rotations(attributes),
-        **_bounded(attributes, 256, None, None),
+        **bounded(attributes, 256, None, None),
         **layers(kinds_of(attributes, default), _SANDWICH),
         "WINDOW": attributes.get("sliding_window", 4096) - 1,
     }

@@ -2,8 +2,8 @@
 
 Decisions:
 
-* A head of its own is used when the file has one, else the token table: `tie_word_embeddings` says true in every file
-  that transformers 5 writes, also where there is a head.
+* A head of its own is used when the file has one (that is no copy of the token table), else the table:
+  `tie_word_embeddings` says true in every file that transformers 5 writes, also where there is a head.
 * The factor 1/√d_model on what the head reads belongs to T5 1.0, whose head is the table. Type `t5` says so by
   `scale_decoder_outputs`, and files of transformers 4, which lack that, by `tie_word_embeddings`. mT5 never has it.
 * UMT5 was trained and published without the factor, with `tie_word_embeddings: false`; transformers 4 looks at that
@@ -12,12 +12,14 @@ Decisions:
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
+
+import numpy as np
 
 from flaxformer.weights.errors import CheckpointError
 from flaxformer.weights.pretrained.attributes import Attributes, our_activation
 from flaxformer.weights.pretrained.family import Family, Gin
+from flaxformer.weights.pretrained.files import Weights
 from flaxformer.weights.pretrained.rules import Rule, linear, norm, table
 from flaxformer.weights.pretrained.transforms import Transposed
 
@@ -25,13 +27,14 @@ HEAD = "lm_head.weight"
 _BIAS = "SelfAttention.relative_attention_bias.weight"
 
 
-def settings(attributes: Attributes, names: Collection[str]) -> dict[str, Any]:
-    """Bindings of `gin/t5_1_1/parts.gin`."""
+def settings(attributes: Attributes, weights: Weights) -> dict[str, Any]:
+    """Bindings of `gin/t5_1_1/published.gin`."""
     attributes.without_effect(
         "classifier_dropout", "dense_act_fn", "is_gated_act", "is_decoder", "n_positions", "tie_word_embeddings"
     )
-    attributes.without_effect("output_past", "feed_forward_proj", "vocab_size")
+    attributes.without_effect("feed_forward_proj", "vocab_size", "scalable_attention")
     layers, width = attributes.get("num_layers", 6), attributes.get("d_model", 512)
+    scaled = _scaled(attributes)
     return {
         "NUM_ENCODER_LAYERS": layers,
         "NUM_DECODER_LAYERS": attributes.get("num_decoder_layers", layers),
@@ -49,8 +52,13 @@ def settings(attributes: Attributes, names: Collection[str]) -> dict[str, Any]:
         "relative_position_biases.RelativePositionBiases.max_distance": attributes.get(
             "relative_attention_max_distance", 128
         ),
-        **_head(HEAD in names, width**-0.5 if _scaled(attributes) else None),
+        **_head(HEAD in weights and not (scaled and _a_copy(weights)), width**-0.5 if scaled else None),
     }
+
+
+def _a_copy(weights: Weights) -> bool:
+    """Whether the head is the token table again, as in old files of T5 1.0."""
+    return np.array_equal(weights[HEAD].read(), weights["shared.weight"].read())
 
 
 def _activations(attributes: Attributes) -> tuple[str, ...]:
@@ -122,7 +130,11 @@ RULES = table(
 )
 
 # Old files repeat the token table, and have a bias where cross-attention never read one.
-_UNUSED = (r"(encoder|decoder)\.embed_tokens\.weight", r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_.*")
+_UNUSED = (
+    r"(encoder|decoder)\.embed_tokens\.weight",
+    r"lm_head\.weight",
+    r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_.*",
+)
 
 
 FAMILIES = (

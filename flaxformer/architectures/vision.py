@@ -1,0 +1,110 @@
+"""Images as sequences: patches in, hidden states and heads out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax.numpy as jnp
+from einops import rearrange
+from flax.linen import partitioning
+from jaxtyping import Float
+
+from flaxformer.architectures.heads import EncoderWithHeads
+from flaxformer.components.dense import DenseGeneral
+from flaxformer.errors import ShapeError
+from flaxformer.types import Array, DType, Initializer
+
+
+class PatchEmbed(nn.Module):
+    """Cuts images into patches and embeds each, behind a learned first token, with learned positions.
+
+    A patch is a vector of its pixels, row by row, with channels last; one dense layer maps it.
+
+    Attributes:
+      features: width D.
+      patch: height and width of a patch.
+      grid: patches per column and per row; other images are refused.
+      use_bias: of the dense layer.
+      first_token: puts a learned vector in front.
+      kernel_init: of the dense layer.
+      embedding_init: of the first token and the positions.
+      dtype: of the computation.
+
+    Source: Dosovitskiy et al. 2021, "An Image is Worth 16x16 Words", arXiv:2010.11929.
+    """
+
+    features: int
+    patch: Sequence[int]
+    grid: Sequence[int]
+    use_bias: bool = True
+    first_token: bool = True
+    kernel_init: Initializer = nn.initializers.lecun_normal()
+    embedding_init: Initializer = nn.initializers.normal(0.02)
+    dtype: DType = jnp.float32
+
+    rank = 4  # of what it embeds
+
+    @property
+    def length(self) -> int:
+        """Tokens per image."""
+        return self.grid[0] * self.grid[1] + self.first_token
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "B height width channels"]) -> Float[Array, "B T D"]:
+        """Embeds images.
+
+        Raises:
+          ShapeError: a `ValueError`, for images of another size.
+        """
+        size = tuple(patch * count for patch, count in zip(self.patch, self.grid, strict=True))
+        if images.ndim != 4 or images.shape[1:3] != size:
+            raise ShapeError(
+                f"images have shape {images.shape}; expected [batch, {size[0]}, {size[1]}, channels]. Resize them, or "
+                "move their channels to the end."
+            )
+        rows, columns = self.patch
+        patches = rearrange(images, "b (y r) (x c) channels -> b (y x) (r c channels)", r=rows, c=columns)
+        dense = DenseGeneral(
+            self.features,
+            self.use_bias,
+            dtype=self.dtype,
+            kernel_init=self.kernel_init,
+            kernel_axis_names=("unmodeled", "embed"),
+            name="patches",
+        )
+        x = dense(patches)
+        if self.first_token:
+            first = partitioning.param_with_axes(
+                "first", self.embedding_init, (self.features,), jnp.float32, axes=("embed",)
+            )
+            first = jnp.broadcast_to(first.astype(x.dtype), (len(x), 1, self.features))
+            x = jnp.concatenate([first, x], axis=1)
+        positions = partitioning.param_with_axes(
+            "positions",
+            self.embedding_init,
+            (self.length, self.features),
+            jnp.float32,
+            axes=("abspos_buckets", "embed"),
+        )
+        return x + positions.astype(x.dtype)
+
+
+class ImageEncoder(EncoderWithHeads):
+    """An encoder of images with heads. The attributes are those of `EncoderWithHeads`.
+
+    The encoder's token embedder is a `PatchEmbed`.
+    """
+
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, images: Float[Array, "B height width channels"], *, enable_dropout: bool = True
+    ) -> dict[str, Array]:
+        """The hidden states, as `hidden`, and every head's output by its name.
+
+        Args:
+          images: pixels as the model was trained with, channels last.
+          enable_dropout: False switches dropout off.
+        """
+        length = self.encoder.embedder.embedders["token_ids"].length
+        valid = jnp.ones((len(images), length), bool)
+        return super().__call__(images, encoder_valid=valid, enable_dropout=enable_dropout)
