@@ -65,7 +65,7 @@ def test_beams_are_expanded_and_reordered_by_leaf_name_and_batch_axis(scan):
     np.testing.assert_allclose(logits, expected[:, -1], atol=2e-5)
 
 
-@pytest.mark.parametrize("kind", ["multi_head", "multi_query"])
+@pytest.mark.parametrize("kind", [pytest.param("multi_head", marks=pytest.mark.slow), "multi_query"])
 def test_a_prefilled_prompt_of_any_length_is_gone_on_from(kind):
     model = models.decoder_only(make_attention=lambda: models.attention(kind))
     apply = {"enable_dropout": False, "mutable": ["cache"]}
