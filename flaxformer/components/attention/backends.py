@@ -8,7 +8,7 @@ reason when it is named. `explain_attend` tells the choice and all reasons witho
 >>> attend(query, query, query, mask=masks.Causal()).shape
 (1, 4, 2, 8)
 >>> print(explain_attend(query, query, query, softcap=30.0).rejections["blockwise"][0])
-slower than reference below 147456 scores per head, here 16
+slower than reference below 65536 scores per head, here 16
 """
 
 from __future__ import annotations
@@ -73,16 +73,18 @@ MASKS = {"causal mask", "window mask", "segment mask", "key lengths", "positions
 SIMPLE_MASKS = {"causal mask", "window mask", "segment mask", "key lengths"}
 ALWAYS = {"backward", "linear memory", "half precision"}
 
-# From how many scores T x S per head on `blockwise` is chosen: below, it gains less in the forward pass than it loses
-# in training, and `reference` compiles in a third of the time. Milliseconds, least of 5 to 41 runs that took turns on
-# a shared machine (2 CPU cores with AVX-512, float32, 8 heads of 64, causal; forward / forward + backward):
-#              128 x 128     256 x 256     384 x 384     512 x 512     512, 2 key heads   512, batch 4
-#   reference  0.27 / 0.71   0.96 / 3.00   2.19 / 6.76   4.74 / 18.0   3.92 / 14.5        56 / 105
-#   blockwise  0.26 / 1.03   0.81 / 3.40   1.65 / 6.56   2.94 / 14.2   2.78 / 10.4        20 / 46
-#   jax.nn     0.32 / 0.96   1.46 / 4.28   2.90 / 9.65   5.27 / 28.5   5.60 / 18.5        57 / 199
+# From how many scores on `blockwise` is chosen: per head, T x S, and in all, B x N x T x S. While all fit the cache of
+# a CPU, `reference` is as fast forward, faster in training, and compiles in a third of the time. Milliseconds, least
+# of 2 to 15 runs that took turns (2 CPU cores with AVX-512, float32, 8 heads of 64, causal; forward / forward +
+# backward; the middle columns on a busy machine, "batch 4" with blocks of 128):
+#   scores      2 Mi          8 Mi           8 Mi               134 Mi
+#   length      512           1024           512, batch 4       4096
+#   reference   2.5 /  7.7    91 / 114       56 / 105
+#   blockwise   2.8 / 10.6    18 /  55       20 /  46            92 /  374
+#   jax.nn      2.9 / 10.0                   57 / 199           436 / 2066
 # Elsewhere it has not been measured, and is for what would not fit into memory.
-BLOCKWISE_FROM = {"cpu": 384 * 384}
-BLOCKWISE_FROM_ELSEWHERE = 2048 * 2048
+BLOCKWISE_FROM = {"cpu": (256 * 256, 2**22)}
+BLOCKWISE_FROM_ELSEWHERE = (2048 * 2048, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -317,10 +319,15 @@ def _fastest(able: list[str], asked: request.Request, platform: str) -> tuple[st
     """The kernel to run, and why the others are left."""
     if "cudnn" in able:
         return "cudnn", "slower than cudnn"
-    scores, enough = asked.query.shape[1] * asked.key.shape[1], BLOCKWISE_FROM.get(platform, BLOCKWISE_FROM_ELSEWHERE)
-    if scores < enough:
-        return "reference", f"slower than reference below {enough} scores per head, here {scores}"
-    return "blockwise", f"slower than blockwise from {enough} scores per head on, here {scores}"
+    batch, length, heads, _ = asked.query.shape
+    scores = length * asked.key.shape[1]
+    found = {"scores per head": scores, "scores in all": batch * heads * scores}
+    enough = dict(zip(found, BLOCKWISE_FROM.get(platform, BLOCKWISE_FROM_ELSEWHERE), strict=True))
+    for what, count in found.items():
+        if count < enough[what]:
+            return "reference", f"slower than reference below {enough[what]} {what}, here {count}"
+    limits = " and ".join(f"{enough[what]} {what}" for what in found)
+    return "blockwise", f"slower than blockwise from {limits} on"
 
 
 def needs(asked: request.Request, residuals: bool = False) -> list[str]:

@@ -162,7 +162,7 @@ def _check_chunk(name: str, length: int, chunk: int) -> None:
 
 def _block(length: int, chunk: int) -> int | None:
     """The chunk size, or the kernel's own choice where that is smaller."""
-    return min(length, chunk) if chunk < plan.block_size() else None
+    return min(length, chunk) if chunk < min(plan.block_size()) else None
 
 
 def _flat_bias(bias: Array | None, batch: list[int], scores: tuple[int, int, int, int]) -> ArrayBias | None:

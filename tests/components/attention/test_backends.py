@@ -15,8 +15,9 @@ def shaped(length, dtype="float32", heads=cases.N, platform=None, **options):
 
 
 def test_auto_takes_the_fastest_that_can():
-    assert shaped(256).choice == "reference"
-    assert shaped(384).choice == shaped(4096).choice == "blockwise"
+    assert shaped(512).choice == "reference"  # all scores fit the cache
+    assert shaped(512, heads=32).choice == shaped(1024, heads=8).choice == "blockwise"
+    assert shaped(64, heads=4096).choice == "reference"  # blocks would be small
     assert shaped(4096, "bfloat16", platform="gpu").choice == "cudnn"
     assert shaped(4096, "bfloat16", platform="gpu", softcap=30.0).choice == "blockwise"
     assert "softcap is not supported" in shaped(4096, "bfloat16", platform="gpu", softcap=30.0).rejections["cudnn"]
@@ -28,13 +29,14 @@ def test_a_choice_is_explained():
     assert decision.rejections["cudnn"] == ["bias gradient needs even lengths, got T=513, S=513"]
     assert decision.rejections["blockwise"] == ["cudnn was asked for"]
     assert str(shaped(128)).splitlines()[0] == "reference: chosen"
-    assert "slower than reference below" in str(shaped(128))
+    assert "slower than reference below 65536 scores per head, here 16384" in str(shaped(128))
+    assert "slower than reference below 4194304 scores in all, here 1048576" in str(shaped(512))
     assert "slower than blockwise from" in str(shaped(4096))
     assert "slower than cudnn" in str(shaped(4096, "bfloat16", platform="gpu"))
 
 
 def test_auto_runs_what_it_chose(monkeypatch):
-    monkeypatch.setitem(backends.BLOCKWISE_FROM, "cpu", 0)
+    monkeypatch.setitem(backends.BLOCKWISE_FROM, "cpu", (0, 0))
     expected = backends.attend(QUERY, KEY, VALUE, implementation="reference")
     np.testing.assert_allclose(backends.attend(QUERY, KEY, VALUE), expected, atol=1e-6)
 

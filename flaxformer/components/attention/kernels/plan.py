@@ -25,20 +25,23 @@ from flaxformer.components.attention.masks import HIDDEN, VISIBLE, Mask
 
 SKIPPED, CAREFUL, PLAIN = 0, 1, 2
 
-# Rows and keys of a block. On a CPU blocks of 128 x 128 scores in float32 are 64 KiB and stay close to the core, and
-# what they skip of a causal mask is more than the smaller products lose; and a single product is faster than a batch of
-# them, so a program has one key head. CPU milliseconds of one process, least of 3 to 15 runs that took turns on a
-# shared machine (AVX-512, float32, 8 heads of 64, causal; forward / forward + backward):
-#                512            1024           4096         window of 512 in 8192, forward
-#   128 x 128    2.5 / 10.4      9.3 / 32.3    121 / 454     79
-#   256 x 256    2.8 / 18.4     14.1 / 49.4    177 / 673    117
-#   512 x 512    3.8 / 18.8     12.7 / 54.7    140 / 645    132
-# A CPU with many cores, which shares each product among them, may want more. Elsewhere it has not been measured.
-BLOCK = {"cpu": 128}
-BLOCK_ELSEWHERE = 512
+# Rows and keys of a block. On a CPU blocks are so large that XLA shares each product among the cores, and small enough
+# for the second-level cache (512 x 256 scores in float32 are 512 KiB). Smaller ones need less CPU time, as they skip
+# more of a causal mask, but run on one core: choosing by CPU time, or on a busy machine, misleads. Wall milliseconds,
+# least of 1 to 4 runs that took turns on an idle machine (2 CPU cores with AVX-512, float32, 8 heads of 64, causal;
+# forward / forward + backward; last: 2 key heads, the rows are those of a group of 4, forward + backward):
+#                4096          8192          window of 512 in 8192   4096, grouped
+#   128 x 128    132 / 522     502 / 2591    77                      471
+#   256 x 256    150 / 551                   101
+#   512 x 256     92 / 374                                           344
+#   512 x 512     91 / 379     301 / 1565    74                      384
+#   jax.nn       436 / 2066   2297 / 12653
+# Elsewhere it has not been measured.
+BLOCK = {"cpu": (512, 256)}
+BLOCK_ELSEWHERE = (512, 512)
 
 
-def block_size() -> int:
+def block_size() -> tuple[int, int]:
     """Rows and keys of a block on the platform at hand."""
     return BLOCK.get(jax.default_backend(), BLOCK_ELSEWHERE)
 
@@ -58,7 +61,7 @@ class Visits(NamedTuple):
 
 
 def grid_for(query_length: int, key_length: int, groups: int, query_size: int | None, key_size: int | None) -> Grid:
-    """Block sizes: equal blocks of at most `block_size()` rows, query rows counted once per head of the group.
+    """Block sizes: equal blocks of at most `block_size()`, query rows counted once per head of the group.
 
     Args:
       query_length: T.
@@ -67,9 +70,9 @@ def grid_for(query_length: int, key_length: int, groups: int, query_size: int | 
       query_size: queries per block, None to choose.
       key_size: keys per block, None to choose.
     """
-    most = block_size()
-    query_size = query_size or _even(query_length, max(most // groups, most // 8))
-    key_size = key_size or _even(key_length, most)
+    rows, keys = block_size()
+    query_size = query_size or _even(query_length, max(rows // groups, rows // 8))
+    key_size = key_size or _even(key_length, keys)
     return Grid(-(-query_length // query_size), query_size, -(-key_length // key_size), key_size)
 
 
@@ -92,7 +95,8 @@ def chunk_for(batch: int, kv_heads: int, scores: int) -> tuple[int, int]:
     """
     if jax.default_backend() != "cpu":
         return batch, kv_heads
-    most = max(block_size() ** 2 // scores, 1)
+    full = block_size()
+    most = max(full[0] * full[1] // scores, 1)
     heads = max(n for n in range(1, kv_heads + 1) if kv_heads % n == 0 and n <= most)
     most //= heads
     rows = max(n for n in range(1, batch + 1) if batch % n == 0 and n <= max(most, 1)) if heads == kv_heads else 1

@@ -46,12 +46,12 @@ def test_visits_name_plain_blocks_first(array):
     ("lengths", "groups", "expected"),
     [
         ((100, 7), 1, Grid(1, 100, 1, 7)),
-        ((129, 256), 1, Grid(2, 80, 2, 128)),
-        ((256, 257), 2, Grid(4, 64, 3, 96)),
-        ((256, 128), 16, Grid(16, 16, 1, 128)),
+        ((513, 512), 1, Grid(2, 272, 2, 256)),
+        ((1024, 513), 2, Grid(4, 256, 3, 176)),
+        ((512, 256), 16, Grid(8, 64, 1, 256)),
     ],
 )
-def test_blocks_are_of_one_size_and_at_most_128(lengths, groups, expected):
+def test_blocks_are_of_one_size_and_not_too_large(lengths, groups, expected):
     assert plan.grid_for(*lengths, groups, None, None) == expected
 
 
@@ -59,12 +59,15 @@ def test_given_block_sizes_are_kept():
     assert plan.grid_for(10, 10, 1, 4, 3) == Grid(3, 4, 4, 3)
 
 
+FULL = 512 * 256  # scores of a block on a CPU
+
+
 @pytest.mark.parametrize(
     ("batch", "kv_heads", "scores", "expected"),
     [
-        (8, 4, plan.block_size() ** 2, (1, 1)),
-        (8, 4, plan.block_size() ** 2 // 2, (1, 2)),
-        (6, 4, plan.block_size() ** 2 // 16, (3, 4)),
+        (8, 4, FULL, (1, 1)),
+        (8, 4, FULL // 2, (1, 2)),
+        (6, 4, FULL // 16, (3, 4)),
         (2, 3, 1, (2, 3)),
     ],
 )
@@ -72,7 +75,7 @@ def test_chunks_fill_the_cache_of_a_cpu(batch, kv_heads, scores, expected):
     assert plan.chunk_for(batch, kv_heads, scores) == expected
 
 
-def test_accelerators_take_all_at_once_in_larger_blocks(monkeypatch):
+def test_accelerators_take_all_at_once(monkeypatch):
     monkeypatch.setattr("jax.default_backend", lambda: "gpu")
-    assert plan.chunk_for(8, 4, plan.block_size() ** 2) == (8, 4)
+    assert plan.chunk_for(8, 4, FULL) == (8, 4)
     assert plan.grid_for(1024, 1025, 2, None, None) == Grid(4, 256, 3, 352)
