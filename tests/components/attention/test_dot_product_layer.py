@@ -172,8 +172,9 @@ def test_an_attention_function_that_is_a_module_owns_parameters_and_tells_its_we
     assert not np.allclose(x, expected)
 
 
-def test_beams_over_one_encoded_batch_stand_at_their_own_positions():
-    layer = models.attention(reach=Window(left=3, right=1), positions=Slopes())
+@pytest.mark.parametrize("function", [dot_product_attention, Attend()])
+def test_beams_over_one_encoded_batch_stand_at_their_own_positions(function):
+    layer = models.attention(reach=Window(left=3, right=1), positions=Slopes(), attention_fn=function)
     params, beams = params_of(layer), 2
     encoded, targets = ROW[:, :5], np.random.default_rng(1).normal(size=(ROWS * beams, 4, models.WIDTH)).astype("f4")
     expected = layer.apply({"params": params}, targets, np.repeat(encoded, beams, 0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import jax.numpy as jnp
 from jaxtyping import Float
@@ -86,7 +86,7 @@ class Attend:
         """
         query, key, value = with_head_axis(query, key, value)
         dropping = enable_dropout and dropout_rate > 0.0
-        return backends.attend(
+        attended = backends.attend(
             query,
             key,
             value,
@@ -101,6 +101,7 @@ class Attend:
             precision=precision,
             implementation=self.implementation,
         )
+        return cast(Array, attended)  # alone, without residuals
 
     def weights(self, query: Array, key: Array, bias: Array | Bias | None = None, **options: Any) -> Array:
         """The weights `[B N T S]`; the arguments are those of a call, without the values."""

@@ -18,12 +18,13 @@ from flaxformer.components.attention.attention_functions import (
 )
 from flaxformer.components.attention.masks import Mask
 from flaxformer.components.attention.variants.heads import weights_of, with_head_axis
-from flaxformer.types import Array, DType, Initializer, Precision, PRNGKey
+from flaxformer.types import Array, DType, Initializer, Precision, PRNGKey, Shape
 
 
-def identity(key: PRNGKey, shape: tuple[int, int], dtype: DType = jnp.float32) -> Float[Array, "N N"]:
+def identity(key: PRNGKey, shape: Shape, dtype: DType = jnp.float32) -> Float[Array, "N N"]:
     """An initializer: every head keeps to itself, so that an untrained layer attends as plain heads would."""
-    return jnp.eye(*shape, dtype=dtype)
+    del key
+    return jnp.eye(shape[0], shape[1], dtype=dtype)
 
 
 class TalkingHeads(nn.Module):
