@@ -30,6 +30,11 @@ def test_encoders_of_images(family):
     assert images.check(family) <= 1e-4
 
 
+@pytest.mark.parametrize("family", ["clip", "clip_new_eos"])
+def test_two_towers(family):
+    assert images.check_clip(family) <= 1e-4
+
+
 @pytest.mark.parametrize("family", DECODERS)
 def test_decoders(family):
     assert decoders.check(family) <= 1e-4
