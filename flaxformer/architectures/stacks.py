@@ -145,8 +145,8 @@ class _Stack(nn.Module):
             return repeat.scan_layer(
                 layer, x, args, arrays, statics, remat, length=self.num_layers, axis=self.scan_axis
             )
-        order = self.layers if self.layer_order is None else [self.layers[index] for index in self.layer_order]
-        for layer in order:
+        order: Any = self.layer_order
+        for layer in self.layers if order is None else [self.layers[index] for index in order]:
             x = repeat.run_layer(layer, x, args, arrays, statics, remat)
         return x
 
