@@ -64,6 +64,7 @@ def bucketed(
     buckets: Sequence[int] | None = None,
     pad_id: int = 0,
     batch: int | None = None,
+    source_pad_id: int = 0,
 ) -> dict[str, np.ndarray]:
     """`inputs` for `generate`, `stream` and `score` from rows of differing lengths.
 
@@ -73,10 +74,11 @@ def bucketed(
 
     Args:
       prompts: what the decoder reads first, if anything.
-      sources: what the encoder reads, if there is one; padded with 0.
+      sources: what the encoder reads, if there is one.
       buckets: permitted lengths of either; None: powers of two.
       pad_id: pads prompts.
       batch: rows to fill up to, see `pad_rows`.
+      source_pad_id: pads sources: the model's `padding_id`.
 
     Raises:
       ValueError: when both are missing, or differ in number.
@@ -90,7 +92,7 @@ def bucketed(
         )
     inputs = {}
     if sources is not None:
-        inputs[ENCODER_TOKENS], _ = pad_rows(sources, buckets, 0, batch)
+        inputs[ENCODER_TOKENS], _ = pad_rows(sources, buckets, source_pad_id, batch)
     if prompts is not None:
         inputs[PROMPT_TOKENS], inputs[VALID] = pad_rows(prompts, buckets, pad_id, batch)
     return inputs

@@ -24,12 +24,12 @@ class Fault:
     def none(cls) -> Fault:
         return cls(jnp.full((), -1, jnp.int32), jnp.zeros((), jnp.int32))
 
-    def note(self, logits: Float[Array, "R ..."], step: Int[Array, ""] | int, counted: Array | bool = True) -> Fault:
-        """This fault, or the first one in these logits; rows that are not `counted` do not matter."""
-        bad = (_not_finite(logits) & counted).reshape(len(logits), -1).any(axis=1)  # [R]
+    def note(self, bad: Bool[Array, " R"], steps: Int[Array, "#R"]) -> Fault:
+        """This fault, or the first of those in the rows that are `bad` at their `steps`."""
+        steps = jnp.where(bad, steps, jnp.iinfo(jnp.int32).max)
+        row = jnp.argmin(steps).astype(jnp.int32)
         new = jnp.any(bad) & (self.step < 0)
-        row = jnp.argmax(bad).astype(jnp.int32)
-        return Fault(jnp.where(new, jnp.asarray(step, jnp.int32), self.step), jnp.where(new, row, self.row))
+        return Fault(jnp.where(new, steps[row], self.step), jnp.where(new, row, self.row))
 
     def report(self, width: int) -> None:
         """Raises what was noted, outside of jit.
@@ -45,6 +45,6 @@ class Fault:
             )
 
 
-def _not_finite(logits: Float[Array, "*R V"]) -> Bool[Array, "*R"]:
-    maximum = jnp.max(logits, axis=-1)  # NaN wherever one is
-    return ~jnp.isfinite(maximum)
+def not_finite(logits: Float[Array, "*R V"]) -> Bool[Array, "*R"]:
+    """Which rows hold NaN or +inf, or nothing but -inf."""
+    return ~jnp.isfinite(jnp.max(logits, axis=-1))  # NaN wherever one is

@@ -15,6 +15,7 @@ from flaxformer.decoding.drafts import Draft
 from flaxformer.decoding.guidance import Guidance
 from flaxformer.decoding.loop import run
 from flaxformer.decoding.prefix import Prefix
+from flaxformer.decoding.shrinking import generate_shrinking
 from flaxformer.decoding.strategies.base import Generated, Strategy
 from flaxformer.decoding.task import Plan, make_loop, prepare
 from flaxformer.types import Array, PRNGKey
@@ -36,6 +37,7 @@ def generate(
     guidance: Guidance | None = None,
     prefix: Prefix | None = None,
     checks: bool = False,
+    shrink_every: int | None = None,
 ) -> Generated:
     """Writes sequences with a model, compiled once per model, strategy and shapes.
 
@@ -63,6 +65,9 @@ def generate(
       draft: guesses ahead for `Greedy` and `Sample`, which makes them faster and changes nothing else.
       guidance: another context to be pushed away from.
       prefix: what `prefill` has read, in front of every prompt; `bos_id` stands there already.
+      shrink_every: come back to the host after so many steps, and go on with a smaller batch once half of the items or
+        more have ended. Pays where lengths differ much; compiles a loop per size (powers of two). Results are the same,
+        but for the draws of `Sample`. Not within jit, nor with guidance or a prefix.
       checks: look for logits that are no numbers, and say where they first occur. Not within jit.
 
     Returns:
@@ -88,12 +93,24 @@ def generate(
         guidance,
         prefix,
     )
-    generated, fault = _generate(task.plan, checks, task.data)
+    if shrink_every is None:
+        generated, fault = _generate(task.plan, checks, task.data)
+    else:
+        _check_shrinking(shrink_every, guidance is not None or prefix is not None, task.data)
+        generated, fault = generate_shrinking(task.plan, task.data, checks, shrink_every)
     if fault is not None:
         if isinstance(fault.step, Tracer):
             raise ValueError("checks=True was given inside of jit; expected a call outside, where results are known.")
         fault.report(strategy.width)
     return generated
+
+
+def _check_shrinking(every: int, others: bool, data: Any) -> None:
+    if every < 1 or others or any(isinstance(x, Tracer) for x in jax.tree.leaves(data)):
+        raise ValueError(
+            f"shrink_every is {every}; expected at least 1, a call outside of jit, and neither guidance nor prefix. "
+            "Leave it out for one compiled loop."
+        )
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from flaxformer.decoding.model_session import Context, Memory, ModelSession
-from flaxformer.decoding.prompts import PROMPT_TOKENS, VALID, Prompts
+from flaxformer.decoding.prompts import ENCODER_TOKENS, PROMPT_TOKENS, VALID, Prompts
 from flaxformer.types import Array
 
 
@@ -88,11 +88,12 @@ def _twice(x: Array) -> Array:
     return jnp.concatenate([x, x])
 
 
-def both(own: Mapping[str, Array], other: Mapping[str, Array]) -> dict[str, Array]:
+def both(own: Mapping[str, Array], other: Mapping[str, Array], source_pad_id: int) -> dict[str, Array]:
     """The inputs of both contexts in one batch, the shorter ones padded.
 
     Args:
       own, other: as `read_inputs` returns them.
+      source_pad_id: pads what the encoder reads.
 
     Raises:
       ValueError: when they differ in kind or batch size.
@@ -105,13 +106,17 @@ def both(own: Mapping[str, Array], other: Mapping[str, Array]) -> dict[str, Arra
             f"{sizes[0]} items, as the inputs have. Give every item its other context."
         )
     together = [_with_validity(x) for x in (own, other)] if PROMPT_TOKENS in own else [own, other]
-    return {name: _stacked(together[0][name], together[1][name]) for name in together[0]}
+    pads = {ENCODER_TOKENS: source_pad_id}
+    return {name: _stacked(together[0][name], together[1][name], pads.get(name, 0)) for name in together[0]}
 
 
 def _with_validity(inputs: Mapping[str, Array]) -> dict[str, Array]:
-    return {VALID: np.ones(np.shape(inputs[PROMPT_TOKENS]), bool), **inputs}
+    return {VALID: jnp.ones(np.shape(inputs[PROMPT_TOKENS]), bool), **inputs}
 
 
-def _stacked(own: Array, other: Array) -> Array:
+def _stacked(own: Array, other: Array, pad: int) -> Array:
     length = max(own.shape[1], other.shape[1])
-    return jnp.concatenate([jnp.pad(jnp.asarray(x), ((0, 0), (0, length - x.shape[1]))) for x in (own, other)])
+    room = [((0, 0), (0, length - x.shape[1])) for x in (own, other)]
+    return jnp.concatenate(
+        [jnp.pad(jnp.asarray(x), r, constant_values=pad) for x, r in zip((own, other), room, strict=True)]
+    )

@@ -26,7 +26,7 @@ def last_hidden(intermediates: Mapping[str, Any]) -> Float[Array, "R T D"]:
     Raises:
       ValueError: when the model has neither.
     """
-    found = {}
+    found: dict[str, Array] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(intermediates):
         names = [key.key for key in path if hasattr(key, "key")]
         for name in (_SOWN, _LAST_NORM):
@@ -37,4 +37,4 @@ def last_hidden(intermediates: Mapping[str, Any]) -> Float[Array, "R T D"]:
             f"the model shows no last hidden states; expected a module named '{_LAST_NORM}' or a value sown as "
             f"'{_SOWN}' in 'intermediates'. Contrastive search cannot do without: sow them right before the logits."
         )
-    return found.get(_SOWN, found.get(_LAST_NORM))
+    return found[_SOWN] if _SOWN in found else found[_LAST_NORM]

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Int
 
-from flaxformer.decoding.checks import Fault
+from flaxformer.decoding.checks import Fault, not_finite
 from flaxformer.decoding.model_session import ModelSession
 from flaxformer.decoding.prompts import make_prompts
 from flaxformer.decoding.strategies.base import Request, Strategy
@@ -70,12 +70,11 @@ class Loop:
         cache_length = prompts.tokens.shape[1] + self.request.max_new_tokens - (not strategy.reads_last)
         logits, context, memory = session.prefill(context, prompts, cache_length)
         check_vocabulary(strategy, self.request, logits.shape[-1])
-        fault = Fault.none().note(logits, 0) if self.checks else None
-        fault = None if fault is None else fault.replace(row=fault.row * strategy.width)
         prompts = prompts.first(self.request.batch)
         prompts = dataclasses.replace(prompts, lengths=prompts.lengths + session.lengths_before)
         state = strategy.init(self.request, prompts, rng)
         logits = jnp.repeat(logits, strategy.width, axis=0)  # equal rows: no reordering
+        fault = Fault.none().note(not_finite(logits), jnp.zeros((1,), jnp.int32)) if self.checks else None
         tokens, _, state = strategy.update(logits, state, **self._seen(memory))
         return Running(
             context,
@@ -95,7 +94,9 @@ class Loop:
     def step(self, running: Running) -> Running:
         """One more token per row. The last one written is not read."""
         logits, memory = self.session.step(running.context, running.memory, running.tokens)
-        fault = running.fault if running.fault is None else running.fault.note(logits, running.written)
+        fault = running.fault
+        if fault is not None:
+            fault = fault.note(not_finite(logits), running.written[None])
         tokens, parents, state = self.strategy.update(logits, running.state, **self._seen(memory))
         memory = memory.replace(hidden=None)
         if parents is not None:
@@ -105,6 +106,11 @@ class Loop:
 
     def finish(self, running: Running) -> Any:
         return self.strategy.finish(running.state)
+
+    def going(self, running: Running) -> Bool[Array, " B"]:
+        """Which items still write."""
+        going = self.strategy.going(running.state)
+        return jnp.ones((self.request.batch,), bool) if going is None else going
 
     def so_far(self, running: Running) -> tuple[Int[Array, "R T"], Int[Array, " R"]]:
         """The tokens of every row that are certain to stay, and how many these are."""
@@ -128,8 +134,8 @@ def run(loop: Any, running: Any, steps: int | None = None) -> Any:
     return jax.lax.while_loop(go_on, step, start)[1].replace(context=context)
 
 
-def check_vocabulary(strategy: Strategy, request: Request, vocabulary: int) -> None:
-    """Refuses what the model's vocabulary does not allow."""
+def check_vocabulary(strategy: Any, request: Request, vocabulary: int) -> None:
+    """Refuses what the model's vocabulary does not allow to a strategy or a constraint."""
     if not 0 <= request.eos_id < vocabulary:
         raise ValueError(
             f"eos_id is {request.eos_id}; expected an id of the model's vocabulary of {vocabulary} tokens. "

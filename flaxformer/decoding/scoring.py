@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from flaxformer.decoding.model_session import ModelSession
 from flaxformer.decoding.prompts import make_prompts, read_inputs
 from flaxformer.decoding.scores import target_log_probs
+from flaxformer.decoding.slots import widened
 from flaxformer.decoding.static import Static
 from flaxformer.decoding.task import readable
 from flaxformer.types import Array
@@ -90,6 +91,7 @@ def _score(
     first, context, memory = session.prefill(context, prompts, prompts.tokens.shape[1] + length)
     logits = jnp.repeat(first, width, axis=0)[:, None]
     if length > 1:
-        others, _ = session.read(context, session.expand(memory, width), targets[:, :-1])
+        memory = session.expand(memory, width)
+        others, _ = session.take(context, memory, targets[:, :-1], widened(memory.step, length - 1))
         logits = jnp.concatenate([logits, others], axis=1)
     return target_log_probs(logits, targets, real)

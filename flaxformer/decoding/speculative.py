@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
-from flaxformer.decoding.checks import Fault
+from flaxformer.decoding.checks import Fault, not_finite
 from flaxformer.decoding.drafts import Draft, Proposal, Rules
 from flaxformer.decoding.loop import check_vocabulary
 from flaxformer.decoding.prompts import make_prompts
@@ -126,7 +126,8 @@ class SpeculativeLoop:
             rounds=jnp.zeros((), jnp.int32),
             rng=rng,
         )
-        return running.replace(fault=Fault.none().note(logits, 0)) if self.checks else running
+        fault = Fault.none().note(not_finite(logits), jnp.zeros((1,), jnp.int32)) if self.checks else None
+        return running.replace(fault=fault)
 
     def done(self, running: Guessing) -> Bool[Array, ""]:
         return jnp.all(running.ended)
@@ -148,18 +149,18 @@ class SpeculativeLoop:
         new = _redrawn(redraw, laws, proposal, agreed)
         written = jnp.where(jnp.arange(read.shape[1]) == agreed[:, None], new[:, None], jnp.roll(read, -1, axis=1))
         counts = self._counted(running, written, agreed + 1)
-        worth = [self.rules.worth(*(x[:, j] for x in (logits, allowed, laws, written))) for j in range(read.shape[1])]
+        worth = jax.vmap(self.rules.worth, in_axes=1, out_axes=1)(logits, allowed, laws, written)
         counted = jnp.arange(read.shape[1]) < counts[:, None]
         fault = running.fault
         if fault is not None:
-            step = jnp.min(jnp.where(running.ended, self.request.max_new_tokens, running.counts))
-            fault = fault.note(logits, step, counted)
+            bad = not_finite(logits) & counted
+            fault = fault.note(jnp.any(bad, axis=1), running.counts + jnp.argmax(bad, axis=1))
         running = self._write(running, written, counts)
         return running.replace(
             memory=self.session.keep(running.memory, memory, counts),
             draft=self.draft.keep(running.draft, draft, read, counts),
             states=self._states(states, new, agreed, counts),
-            scores=running.scores + jnp.sum(jnp.where(counted, jnp.stack(worth, axis=1), 0.0), axis=1),
+            scores=running.scores + jnp.sum(jnp.where(counted, worth, 0.0), axis=1),
             free=running.free - jnp.max(counts),
             rounds=running.rounds + 1,
             rng=rng,
@@ -168,14 +169,15 @@ class SpeculativeLoop:
 
     def _follow(self, logits: Float[Array, "R k1 V"], states: Any, tokens: Int[Array, "R k"]) -> Any:
         """The law behind every token read, and the constraints' states before each: `[R k1 V]`, `[k1 R ...]`."""
-        laws, allowed, known = [], [], [states]
-        for j in range(logits.shape[1]):
-            law, left = self.rules.law(logits[:, j], known[-1])
-            laws.append(law)
-            allowed.append(left)
-            if j < tokens.shape[1]:
-                known.append(self.rules.advance(known[-1], tokens[:, j]))
-        return jnp.stack(laws, axis=1), jnp.stack(allowed, axis=1), jax.tree.map(lambda *x: jnp.stack(x), *known)
+
+        def follow(states: Any, token: Int[Array, " R"]) -> Any:
+            after = self.rules.advance(states, token)
+            return after, after
+
+        _, after = jax.lax.scan(follow, states, tokens.T)
+        known = jax.tree.map(lambda x, y: jnp.concatenate([x[None], y]), states, after)
+        laws, allowed = jax.vmap(self.rules.law, in_axes=(1, 0), out_axes=1)(logits, known)
+        return laws, allowed, known
 
     def _counted(self, running: Guessing, written: Int[Array, "R k1"], counts: Int[Array, " R"]) -> Int[Array, " R"]:
         """How many of the tokens count: up to EOS, up to the limit, none of complete rows, and lockstep if need be."""
@@ -211,6 +213,10 @@ class SpeculativeLoop:
 
     def finish(self, running: Guessing) -> Generated:
         return self._rows(running).finish()
+
+    def going(self, running: Guessing) -> Bool[Array, " B"]:
+        """Which items still write."""
+        return self._rows(running).going()
 
     def so_far(self, running: Guessing) -> tuple[Int[Array, "R T"], Int[Array, " R"]]:
         """The tokens of every row, and how many these are."""

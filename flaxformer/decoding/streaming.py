@@ -12,8 +12,8 @@ from jaxtyping import Int
 
 from flaxformer.decoding.constraints.base import Constraint
 from flaxformer.decoding.drafts import Draft
+from flaxformer.decoding.driving import begin, go_on
 from flaxformer.decoding.guidance import Guidance
-from flaxformer.decoding.loop import run
 from flaxformer.decoding.strategies.base import Strategy
 from flaxformer.decoding.task import Data, Plan, make_loop, prepare
 from flaxformer.types import Array, PRNGKey
@@ -79,7 +79,7 @@ def stream(
 
 
 def _pieces(plan: Plan, data: Data, checks: bool, every: int) -> Iterator[Piece]:
-    running = _begin(plan, checks, data)
+    running = begin(plan, checks, data)
     data = data._replace(variables={}, inputs={})  # the running batch holds what it needs of them
     seen = None
     while True:
@@ -92,7 +92,7 @@ def _pieces(plan: Plan, data: Data, checks: bool, every: int) -> Iterator[Piece]
         if done:
             return
         seen = counts
-        running = _go_on(plan, checks, every, data, running)
+        running = go_on(plan, checks, every, data, running)
 
 
 def _piece(tokens: np.ndarray, seen: np.ndarray, counts: np.ndarray, plan: Plan) -> Piece:
@@ -105,16 +105,6 @@ def _piece(tokens: np.ndarray, seen: np.ndarray, counts: np.ndarray, plan: Plan)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _begin(plan: Plan, checks: bool, data: Data) -> Any:
-    return make_loop(plan, data, checks).begin(data.variables, data.inputs, data.rng)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
 def _look(plan: Plan, checks: bool, data: Data, running: Any) -> Any:
     loop = make_loop(plan, data, checks)
     return *loop.so_far(running), loop.done(running), running.fault
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _go_on(plan: Plan, checks: bool, every: int, data: Data, running: Any) -> Any:
-    return run(make_loop(plan, data, checks), running, every)

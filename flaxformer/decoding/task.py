@@ -109,12 +109,14 @@ def prepare(
     if prefix is not None:
         check_prefix(prefix, batch, others=draft is not None or guidance is not None)
     if guidance is not None:
-        arrays = both(arrays, read_inputs(guidance.inputs, session.has_encoder, pad_id, bos_id))
+        others = read_inputs(guidance.inputs, session.has_encoder, pad_id, bos_id)
+        arrays = both(arrays, others, getattr(model, "padding_id", 0) or 0)
     for part in (strategy, *constraints):
         part.check(batch)
     vocabulary = session.vocabulary_sizes(variables).get("decoder")
-    for part in constraints if vocabulary is not None else ():
-        part.check_vocabulary(vocabulary)
+    if vocabulary is not None:
+        for part in constraints:
+            part.check_vocabulary(vocabulary)
     _check_ids(session, variables, arrays)
     extra = max_new_tokens - (not strategy.reads_last) + (0 if draft is None else draft.length)
     before = 0 if prefix is None else prefix.length

@@ -57,7 +57,15 @@ RULES = (
     ForcedEnd(),
 )
 PERMITTED = [(2, 2, 3), (2, 3), (5,), (4, 5, 2, 3)]
-by_strategy = pytest.mark.parametrize("name", STRATEGIES)
+
+
+def some(*names):
+    """Every strategy; all but those named only in the long run."""
+    return pytest.mark.parametrize(
+        "name", [pytest.param(name, marks=() if name in names else pytest.mark.slow) for name in STRATEGIES]
+    )
+
+
 few = settings(max_examples=10, deadline=None)
 seeds = st.integers(0, 2**16)
 
@@ -146,7 +154,7 @@ def test_permuting_the_batch_permutes_the_results(name, seed, order):
     np.testing.assert_allclose(moved.scores, np.asarray(straight.scores)[order], rtol=1e-4, atol=1e-5)
 
 
-@by_strategy
+@some("sample", "draft_sample")
 def test_seeds_reproduce(name):
     first, again = found_by(name, 3), found_by(name, 3)
     np.testing.assert_array_equal(first.tokens, again.tokens)
@@ -155,7 +163,7 @@ def test_seeds_reproduce(name):
 
 @few
 @given(seed=seeds)
-@by_strategy
+@some(*STRATEGIES)
 def test_constraints_hold_on_every_output(name, seed):
     found = found_by(name, seed, RULES)
     seen = list(results(found))
@@ -175,7 +183,7 @@ def test_constraints_hold_on_every_output(name, seed):
 
 @few
 @given(seed=seeds)
-@by_strategy
+@some("sample", "diverse", "contrastive", "lookup")
 def test_an_automaton_permits_its_sequences_only(name, seed):
     automaton = Automaton.from_sequences(PERMITTED, EOS)
     seen = [tokens for _, tokens, score in results(found_by(name, seed, (automaton,))) if score > -1e6]
@@ -196,7 +204,7 @@ def test_beam_search_within_an_automaton_finds_its_best_sequences():
         np.testing.assert_allclose(ours, [scores[x] for x in best], rtol=1e-4)  # the model's own, not renormalised
 
 
-@by_strategy
+@some("greedy", "sample", "hugging_face", "draft")
 def test_a_dead_end_ends_the_row_and_shows_in_its_score(name):
     """Behind token 2 everything is banned: rows end there with EOS; beams go where there is a way."""
     only_dead = Automaton.from_table([{2: 1}, {}])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -62,7 +63,8 @@ class Automaton(Constraint):
         first = np.cumsum([0, *(len(edges) for edges in table)])
         tokens = [token for edges in table for token in edges]
         targets = [target for edges in table for target in edges.values()]
-        return cls(*(np.asarray(x, np.int32) for x in (first, tokens, targets)), fan_out=max(map(len, table)))
+        arrays: Any = [np.asarray(x, np.int32) for x in (first, tokens, targets)]
+        return cls(*arrays, fan_out=max(map(len, table)))
 
     @classmethod
     def from_sequences(cls, sequences: Iterable[Sequence[int]], eos_id: int) -> Automaton:

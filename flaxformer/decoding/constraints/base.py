@@ -42,6 +42,10 @@ class Constraint(abc.ABC):
         """Raises ValueError for ids that this vocabulary does not hold, where they are known."""
         del vocabulary
 
+    def of_items(self, items: Int[np.ndarray, " b"]) -> Constraint:
+        """The constraint for some of the items, where it holds something for each."""
+        return self
+
     @abc.abstractmethod
     def init(self, request: Request, prompts: Prompts, width: int) -> Any:
         """The state before the first token: arrays `[R ...]` of R = B * width rows."""
@@ -146,6 +150,9 @@ class Constrained(Strategy):
 
     def finish(self, state: Any) -> Any:
         return self.strategy.finish(state.inner)
+
+    def going(self, state: Any) -> Any:
+        return self.strategy.going(state.inner)
 
     def so_far(self, state: Any) -> Any:
         return self.strategy.so_far(state.inner)

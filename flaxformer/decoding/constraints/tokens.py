@@ -91,6 +91,9 @@ class ForcedPrefix(Constraint):
         known = not any(isinstance(token, Tracer) for token in jax.tree.leaves(self.tokens))
         check_ids("ForcedPrefix.tokens", np.maximum(np.asarray(self.tokens), 0) if known else (), vocabulary)
 
+    def of_items(self, items: Int[np.ndarray, " b"]) -> ForcedPrefix:
+        return self if np.ndim(self.tokens) == 1 else ForcedPrefix(jnp.asarray(self.tokens)[items])
+
     def init(self, request: Request, prompts: Prompts, width: int) -> _Ahead:
         tokens = jnp.atleast_2d(jnp.asarray(self.tokens, jnp.int32))
         tokens = jnp.broadcast_to(tokens, (request.batch, tokens.shape[1]))

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from flaxformer.decoding.prompts import Prompts
@@ -109,6 +110,14 @@ class Strategy(abc.ABC):
     @abc.abstractmethod
     def finish(self, state: Any) -> Any:
         """The results so far: `Generated`."""
+
+    def going(self, state: Any) -> Bool[Array, " B"] | None:
+        """Which items still write; None where that is not known."""
+        return None
+
+    def of_items(self, items: Int[np.ndarray, " b"]) -> Strategy:
+        """The strategy for some of the items, where it holds something for each."""
+        return self
 
     def so_far(self, state: Any) -> tuple[Int[Array, "R T"], Int[Array, " R"]]:
         """The tokens of every row that are certain to stay, and how many these are.

@@ -211,6 +211,9 @@ class BeamSearch(Strategy):
         hopeless = (state.step > 0) & jnp.all(state.live_scores[:, -1] < self.min_log_prob)
         return jnp.all(state.closed) | hopeless | (state.step >= state.request.max_new_tokens)
 
+    def going(self, state: BeamState) -> Bool[Array, " B"]:
+        return ~state.closed
+
     def finish(self, state: BeamState) -> Generated:
         any_filled = jnp.any(state.filled, axis=1, keepdims=True)  # [B 1]
         slots = jnp.broadcast_to(jnp.arange(self.num_beams), state.filled.shape)

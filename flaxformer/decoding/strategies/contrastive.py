@@ -17,24 +17,34 @@ from flaxformer.decoding.strategies.rows import RowState
 from flaxformer.types import Array, PRNGKey
 
 
+class Candidates(flax.struct.PyTreeNode):
+    """What the model has been given to read.
+
+    Attributes:
+      context: `[B L D]`, hidden states of length 1 of everything before.
+      tokens: `[B K]`.
+      probabilities: `[B K]`; -inf for those that only fill up.
+      log_probs: `[B K]`, the model's own.
+    """
+
+    context: Float[Array, "B L D"]
+    tokens: Int[Array, "B K"]
+    probabilities: Float[Array, "B K"]
+    log_probs: Float[Array, "B K"]
+
+
 class ContrastiveState(flax.struct.PyTreeNode):
     """Where a contrastive search stands. L is the length of prompt and result together.
 
     Attributes:
       rows: what is written, one row per item.
       valid: `[B L]`, which places of the context hold a token.
-      context: `[B L D]`, hidden states of length 1; None before the first update.
-      tokens: `[B K]`, the candidates that the model has been given to read.
-      probabilities: `[B K]`, theirs; -inf for those that only fill up.
-      log_probs: `[B K]`, the model's own.
+      candidates: None before the first update.
     """
 
     rows: RowState
     valid: Bool[Array, "B L"]
-    context: Float[Array, "B L D"] | None = None
-    tokens: Int[Array, "B K"] | None = None
-    probabilities: Float[Array, "B K"] | None = None
-    log_probs: Float[Array, "B K"] | None = None
+    candidates: Candidates | None = None
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["penalty"], meta_fields=["top_k"])
@@ -100,44 +110,41 @@ class Contrastive(Strategy):
         batch = len(state.valid)
         best, parents = jnp.zeros((batch,), jnp.int32), None
         directions = _directions(hidden)
-        if state.context is None:
+        if state.candidates is None:
             room = state.valid.shape[1] - hidden.shape[1]
-            state = state.replace(context=jnp.pad(directions, ((0, 0), (0, room), (0, 0))))
+            context = jnp.pad(directions, ((0, 0), (0, room), (0, 0)))
         else:
-            best, state = self._choose(directions.reshape(batch, self.top_k, -1), state)
+            best, context, state = self._choose(directions.reshape(batch, self.top_k, -1), state, state.candidates)
             parents = jnp.repeat(jnp.arange(batch) * self.top_k + best, self.top_k)
         logits = logits.astype(jnp.float32)
         allowed = logits if constrain is None else constrain(logits)
         pick = lambda x: x.reshape(batch, self.top_k, -1)[jnp.arange(batch), best]  # noqa: E731
-        state = self._propose(pick(logits), pick(allowed), state)
-        return state.tokens.reshape(-1), parents, state
+        candidates = self._propose(pick(logits), pick(allowed), context)
+        return candidates.tokens.reshape(-1), parents, state.replace(candidates=candidates)
 
     def _choose(
-        self, directions: Float[Array, "B K D"], state: ContrastiveState
-    ) -> tuple[Int[Array, " B"], ContrastiveState]:
-        """The best candidate of every item, written and remembered."""
-        similar = jnp.einsum("bkd,bld->bkl", directions, state.context)
+        self, directions: Float[Array, "B K D"], state: ContrastiveState, candidates: Candidates
+    ) -> tuple[Int[Array, " B"], Float[Array, "B L D"], ContrastiveState]:
+        """The best candidate of every item, the context with it, and the state after writing it."""
+        similar = jnp.einsum("bkd,bld->bkl", directions, candidates.context)
         similarity = jnp.max(jnp.where(state.valid[:, None], similar, -1.0), axis=-1)  # [B K]
-        scores = (1 - self.penalty) * state.probabilities - self.penalty * similarity
-        best = argmax(scores)
+        best = argmax((1 - self.penalty) * candidates.probabilities - self.penalty * similarity)
         pick = lambda x: x[jnp.arange(len(best)), best]  # noqa: E731
         place = state.valid.shape[1] - state.rows.request.max_new_tokens + state.rows.step
-        _, rows = state.rows.write(pick(state.tokens), pick(state.log_probs))
-        return best, state.replace(
-            rows=rows,
-            context=state.context.at[:, place].set(pick(directions)),
-            valid=state.valid.at[:, place].set(True),
-        )
+        context = candidates.context.at[:, place].set(pick(directions))
+        _, rows = state.rows.write(pick(candidates.tokens), pick(candidates.log_probs))
+        return best, context, state.replace(rows=rows, valid=state.valid.at[:, place].set(True))
 
     def _propose(
-        self, logits: Float[Array, "B V"], allowed: Float[Array, "B V"], state: ContrastiveState
-    ) -> ContrastiveState:
+        self, logits: Float[Array, "B V"], allowed: Float[Array, "B V"], context: Float[Array, "B L D"]
+    ) -> Candidates:
         values, tokens = top_k(allowed, self.top_k)
-        shares = jax.nn.softmax(allowed, axis=-1)
+        shares = jnp.take_along_axis(jax.nn.softmax(allowed, axis=-1), tokens, axis=1)
         log_probs = [log_prob_of(logits, x) + dead_end(allowed, x) for x in tokens.T]
-        return state.replace(
+        return Candidates(
+            context=context,
             tokens=tokens,
-            probabilities=jnp.where(values > -jnp.inf, jnp.take_along_axis(shares, tokens, axis=1), -jnp.inf),
+            probabilities=jnp.where(values > -jnp.inf, shares, -jnp.inf),
             log_probs=jnp.stack(log_probs, axis=1),
         )
 
@@ -146,6 +153,9 @@ class Contrastive(Strategy):
 
     def finish(self, state: ContrastiveState) -> Generated:
         return state.rows.finish()
+
+    def going(self, state: ContrastiveState) -> Bool[Array, " B"]:
+        return state.rows.going()
 
     def so_far(self, state: ContrastiveState) -> tuple[Int[Array, "R T"], Int[Array, " R"]]:
         return state.rows.so_far()

@@ -105,6 +105,9 @@ class DiverseBeamSearch(Strategy):
     def done(self, state: DiverseState) -> Bool[Array, ""]:
         return jnp.all(jnp.stack([self._group.done(group) for group in state.groups]))
 
+    def going(self, state: DiverseState) -> Bool[Array, " B"]:
+        return jnp.any(jnp.stack([self._group.going(group) for group in state.groups]), axis=0)
+
     def finish(self, state: DiverseState) -> Generated:
         found = [self._group.finish(group) for group in state.groups]
         tokens, scores, lengths = (jnp.concatenate(x, axis=1) for x in zip(*found, strict=True))

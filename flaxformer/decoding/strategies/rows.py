@@ -63,6 +63,10 @@ class RowState(flax.struct.PyTreeNode):
         )
         return tokens, state
 
+    def going(self) -> Bool[Array, " B"]:
+        """Items of which some row has not ended."""
+        return ~jnp.all(self.ended.reshape(self.request.batch, -1), axis=1)
+
     def so_far(self) -> tuple[Int[Array, "R T"], Int[Array, " R"]]:
         """What is written, and how much of it."""
         return self.tokens.T, self.lengths
@@ -101,6 +105,9 @@ class RowStrategy(Strategy):
 
     def finish(self, state: RowState) -> Generated:
         return state.finish()
+
+    def going(self, state: RowState) -> Bool[Array, " B"]:
+        return state.going()
 
     def so_far(self, state: RowState) -> tuple[Int[Array, "R T"], Int[Array, " R"]]:
         return state.so_far()

@@ -43,11 +43,11 @@ def sharpened(
     """Logits of the distribution to draw from: over the temperature, and with what is cut at `NEG_INF`."""
     x = logits / jnp.maximum(jnp.asarray(temperature, jnp.float32), MIN_TEMPERATURE)[..., None]
     if top_k is not None:
-        x = jnp.where(filters.top_k_mask(x, top_k), x, NEG_INF)
+        x = jnp.where(filters.top_k_mask(x, top_k), x, jnp.minimum(x, NEG_INF))
     for name, mask in _MASKS.items():
         p = cuts.get(name)
         if p is not None:
-            x = jnp.where(mask(x, p), x, NEG_INF)
+            x = jnp.where(mask(x, p), x, jnp.minimum(x, NEG_INF))  # what is banned stays below a dead end's EOS
     return x
 
 
@@ -176,6 +176,11 @@ class Sample(RowStrategy):
             log_probs = own + dead_end(allowed, tokens)
         tokens, state = state.replace(rng=carry).write(tokens, log_probs)
         return tokens, None, state
+
+    def of_items(self, items: Int[np.ndarray, " b"]) -> Sample:
+        if np.ndim(self.temperature) == 0:
+            return self
+        return dataclasses.replace(self, temperature=jnp.asarray(self.temperature)[items])
 
     def law(self, logits: Float[Array, "R V"]) -> Float[Array, "R V"]:
         temperature = self._row_temperatures()
