@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from flaxformer.step import Step
+from flaxformer.step import Step, write_columns
 
 LEFT = jnp.array([[False, True, True], [True, True, True]])
 RIGHT = jnp.array([[True, True, False], [True, True, True]])
@@ -68,3 +70,45 @@ def test_misuse_is_refused():
         Step().advance()
     with pytest.raises(ValueError, match="decode=True and prefill=True"):
         Step.from_keywords(decode=True, prefill=True)
+
+
+def test_branches_see_their_own_ancestors_and_nothing_else():
+    step = Step.start(LEFT, 4).advance().branch(2, 3, 9)  # slots: 3 of the prompt, 3 per step of the branches
+    np.testing.assert_array_equal(step.positions, [[2, 2, 2], [3, 3, 3]])
+    prompt = np.repeat(np.asarray(LEFT)[:, None], 3, axis=1)
+    own = np.broadcast_to(np.eye(3, dtype=bool), (2, 3, 3))
+    unwritten = np.zeros((2, 3, 3), bool)
+    np.testing.assert_array_equal(step.visible, np.concatenate([prompt, own, unwritten], -1))
+    parents = np.array([[1, 1, 0], [2, 0, 1]])
+    step = step.advance().follow(jnp.asarray(parents))
+    np.testing.assert_array_equal(step.positions[:, 0], [3, 4])
+    np.testing.assert_array_equal(step.visible, np.concatenate([prompt, np.eye(3, dtype=bool)[parents], own], -1))
+    np.testing.assert_array_equal(step.key_positions[0, 3:], [2, 2, 2, 3, 3, 3])
+    assert bool(step.key_valid[:, 3:].all())
+
+
+@given(
+    stored=st.integers(1, 5),
+    update=st.integers(1, 6),
+    slot=st.integers(0, 7),
+    rows=st.sampled_from([(1, 1), (1, 2), (2, 1)]),
+)
+@settings(max_examples=40, deadline=None)
+def test_columns_are_written_where_they_belong_or_dropped(stored, update, slot, rows):
+    before = -np.ones((rows[0], stored), np.int32)
+    new = np.arange(rows[1] * update, dtype=np.int32).reshape(rows[1], update)
+    expected = np.broadcast_to(before, (max(rows), stored)).copy()
+    for column in range(update):
+        if slot + column < stored:
+            expected[:, slot + column] = new[:, column]
+    np.testing.assert_array_equal(write_columns(jnp.asarray(before), jnp.asarray(new), jnp.int32(slot)), expected)
+
+
+def test_what_cannot_branch_is_refused():
+    with pytest.raises(ValueError, match="a step of 3 tokens was to branch"):
+        Step.start(LEFT, 4).branch(2, 3, 9)
+    branches = Step.start(LEFT, 4).advance().branch(2, 3, 9)
+    with pytest.raises(ValueError, match="a step of 3 tokens of branches was to branch"):
+        branches.branch(2, 3, 9)
+    with pytest.raises(ValueError, match="branches were to take 2 tokens each"):
+        branches.advance(2)
