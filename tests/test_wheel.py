@@ -30,7 +30,8 @@ for name in configs.shipped():
     except configs.ConfigurationError as error:
         assert "required and not bound" in str(error) or "expected one of them" in str(error), error
         (unbuilt if "required and not bound" in str(error) else modelless).append(name)
-sizes = {name: configs.explain(name, length=2).size for name in built if name.endswith("/tiny")}
+over_tokens = [name for name, kind in built.items() if kind not in ("ImageEncoder", "TwoTowers")]
+sizes = {name: configs.explain(name, length=2).size for name in over_tokens if name.endswith("/tiny")}
 print(json.dumps(dict(
     file=flaxformer.__file__, folder=str(configs.folder()), modules=modules,
     built=built, unbuilt=unbuilt, modelless=modelless, sizes=sizes,

@@ -1,11 +1,11 @@
-"""Decoder layers whose branches are arranged otherwise: side by side, or between two norms."""
+"""Layers whose branches are arranged otherwise: side by side, or between two norms."""
 
 from __future__ import annotations
 
 import flax.linen as nn
 from jaxtyping import Float
 
-from flaxformer.architectures.layers import DecoderLayer
+from flaxformer.architectures.layers import DecoderLayer, EncoderLayer
 from flaxformer.types import Array
 
 
@@ -58,3 +58,18 @@ class SandwichDecoderLayer(DecoderLayer):
             None if cross is None else lambda x: after(self.post_cross_attention_layer_norm, cross(x)),
             lambda x: after(self.post_mlp_layer_norm, feed_forward(x)),
         )
+
+
+class SandwichEncoderLayer(EncoderLayer):
+    """`SandwichDecoderLayer` for encoders. The attributes are those of `EncoderLayer`."""
+
+    def setup(self) -> None:
+        super().setup()
+        self.post_attention_layer_norm = self._make_norm()
+        self.post_mlp_layer_norm = self._make_norm()
+
+    @nn.nowrap
+    def _add(self, x, branch, norm, dropout, enable_dropout) -> Array:
+        attending = dropout is self.post_attention_dropout
+        after = self.post_attention_layer_norm if attending else self.post_mlp_layer_norm
+        return super()._add(x, lambda y: self._constrain(after(branch(y))), norm, dropout, enable_dropout)

@@ -7,7 +7,7 @@ from flaxformer.weights.pretrained import load_pretrained
 from tests.parity import decoders, encoder_decoders, encoders, generation, images
 from tests.parity.recorded import Recorded, applied
 
-ENCODER_DECODERS = ("t5", "t5_1_1", "mt5", "umt5", "bart", "pegasus", "marian")
+ENCODER_DECODERS = ("t5", "t5_1_1", "mt5", "umt5", "bart", "pegasus", "marian", "t5gemma")
 ENCODERS = ("bert", "roberta", "xlm_roberta", "distilbert", "electra_generator", "electra_discriminator", "albert")
 DECODERS = (
     "gpt2", "llama", "llama3_rope", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text",

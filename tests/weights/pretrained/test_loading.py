@@ -92,6 +92,16 @@ def test_what_is_not_known_or_not_implemented_is_refused_by_name(tmp_path):
             load_pretrained(folder(tmp_path / f"more{number}", family, **changes))
 
 
+def test_attributes_of_parts_are_checked_as_those_of_the_whole(tmp_path):
+    stacks = json.loads((FIXTURES / "t5gemma" / "config.json").read_text())
+    changes = {"encoder": stacks["encoder"] | {"new_thing": 1}}
+    with pytest.raises(ValueError, match=r"encoder in .*config.json has attributes that are not known .*new_thing=1"):
+        load_pretrained(folder(tmp_path / "one", "t5gemma", **changes))
+    changes = {"encoder": stacks["encoder"] | {"rms_norm_eps": 1e-3}}
+    with pytest.raises(ValueError, match="has stacks that differ in NORM_EPSILON; expected the same in both"):
+        load_pretrained(folder(tmp_path / "two", "t5gemma", **changes))
+
+
 def test_all_that_does_not_fit_is_said_at_once(tmp_path):
     place = folder(tmp_path, n_layer=1, n_inner=64)
     with pytest.raises(ValueError) as raised:
