@@ -19,6 +19,7 @@ from flaxformer.components.attention.masks import (
 )
 from flaxformer.components.positions.alibi import Alibi
 from flaxformer.components.positions.rotary import Rotary
+from flaxformer.decoding import BeamSearch, generate
 from flaxformer.step import Step
 from tests.contracts import models
 from tests.contracts.test_cached_equals_uncached import ROWS, TOTAL, run_cached
@@ -300,3 +301,27 @@ def test_what_sums_cannot_do_is_refused():
         call(X[:, :1], X[:, :1], step=start.advance(), mutable=["cache"])
     with pytest.raises(ValueError, match="which bias scores; expected a scheme that rotates"):
         linear(positions=Alibi(4)).apply(variables, X, X)
+
+
+@pytest.mark.slow
+def test_beam_search_moves_the_sums_of_each_beam():
+    """The scores of the sequences found are those of a forward pass over them."""
+    model = models.encoder_decoder(bias=False, make_attention=lambda: linear(positions=Rotary()))
+    source = np.random.default_rng(5).integers(2, models.VOCABULARY, (ROWS, 5))
+    variables = {"params": jax.jit(model.init)(jax.random.key(0), source, source, source)["params"]}
+    found = generate(
+        model,
+        variables,
+        {"encoder_input_tokens": source},
+        strategy=BeamSearch(num_beams=3, alpha=0.0, num_return=3),
+        max_new_tokens=6,
+        eos_id=1,
+    )
+    tokens = np.asarray(found.tokens).reshape(ROWS * 3, 6)
+    inputs = np.pad(tokens, ((0, 0), (1, 0)))[:, :-1]
+    valid = np.arange(6) < np.asarray(found.lengths).reshape(-1, 1)
+    repeated = np.repeat(source, 3, 0)
+    logits = model.apply(variables, repeated, inputs, np.where(valid, tokens, 0) + valid, enable_dropout=False)
+    chosen = np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), tokens[..., None], -1)[..., 0]
+    np.testing.assert_allclose(found.scores.reshape(-1), (chosen * valid).sum(-1), rtol=1e-4, atol=1e-4)
+    assert len({tuple(row) for row in tokens.tolist()}) > ROWS
