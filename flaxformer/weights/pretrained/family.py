@@ -112,7 +112,7 @@ def bindings(settings: Mapping[str, Any]) -> list[str]:
     return [f"{name} = {value if isinstance(value, Gin) else repr(value)}" for name, value in settings.items()]
 
 
-def causal_only(attributes: Attributes, *suffixes: str) -> None:
+def check_architecture(attributes: Attributes, *suffixes: str) -> None:
     """Refuses architectures that do not end in one of `suffixes`, the first of which is taken where none is named.
 
     Raises:

@@ -13,14 +13,14 @@ import numpy as np
 
 from flaxformer.components import initializers
 from flaxformer.weights.pretrained.attributes import Attributes, activation
-from flaxformer.weights.pretrained.family import Family, causal_only
+from flaxformer.weights.pretrained.family import Family, check_architecture
 from flaxformer.weights.pretrained.rules import Rule, linear, norm, table
 from flaxformer.weights.pretrained.transforms import Row
 
 
 def _settings(attributes: Attributes, defaults: Mapping[str, Any], scaled: bool, padding: int) -> dict[str, Any]:
     """Bindings of `gin/bart/parts.gin` that the three name alike."""
-    causal_only(attributes, "ForConditionalGeneration", "MTModel", "Model")
+    check_architecture(attributes, "ForConditionalGeneration", "MTModel", "Model")
     for name, value in defaults.items():
         attributes.one_of(name, value)
     attributes.one_of("tie_word_embeddings", True)

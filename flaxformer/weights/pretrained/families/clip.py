@@ -14,7 +14,7 @@ import numpy as np
 from flaxformer.weights.pretrained.attributes import Attributes, activation
 from flaxformer.weights.pretrained.families.bart import attention
 from flaxformer.weights.pretrained.families.vit import pair
-from flaxformer.weights.pretrained.family import Family, causal_only
+from flaxformer.weights.pretrained.family import Family, check_architecture
 from flaxformer.weights.pretrained.rules import Rule, linear, norm, table
 from flaxformer.weights.pretrained.transforms import Patches, Transposed
 
@@ -23,7 +23,7 @@ _OLD_END = 2
 
 def settings(attributes: Attributes, names: Collection[str]) -> dict[str, Any]:
     """Bindings of `gin/clip/parts.gin`."""
-    causal_only(attributes, "CLIPModel")
+    check_architecture(attributes, "CLIPModel")
     attributes.without_effect("logit_scale_init_value", "text_config_dict", "vision_config_dict")
     text, image = attributes.part("text_config"), attributes.part("vision_config")
     for tower in (text, image):

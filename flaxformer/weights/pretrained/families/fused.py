@@ -12,7 +12,7 @@ from typing import Any
 
 from flaxformer.weights.pretrained.attributes import Attributes, activation
 from flaxformer.weights.pretrained.families import llama
-from flaxformer.weights.pretrained.family import Family, Gin, causal_only
+from flaxformer.weights.pretrained.family import Family, Gin, check_architecture
 from flaxformer.weights.pretrained.rope import rotary
 from flaxformer.weights.pretrained.rules import Rule, linear, norm, table
 from flaxformer.weights.pretrained.transforms import Grouped, Transposed
@@ -24,7 +24,7 @@ _SEQUENTIAL = {"LAYER": Gin("@t5_architecture.DecoderLayer")}
 
 def neox_settings(attributes: Attributes, names: Collection[str]) -> dict[str, Any]:
     """Bindings of `gin/gpt_neox/parts.gin`."""
-    causal_only(attributes, "ForCausalLM", "Model")
+    check_architecture(attributes, "ForCausalLM", "Model")
     attributes.one_of("is_decoder", False, True)
     attributes.without_effect("classifier_dropout")
     return {
@@ -48,7 +48,7 @@ def _layers(attributes: Attributes, epsilon: str, dropout: str) -> dict[str, Any
 
 def phi_settings(attributes: Attributes, names: Collection[str]) -> dict[str, Any]:
     """Bindings of `gin/phi/parts.gin`."""
-    causal_only(attributes, "ForCausalLM", "Model")
+    check_architecture(attributes, "ForCausalLM", "Model")
     attributes.one_of("qk_layernorm", False)
     attributes.one_of("tie_word_embeddings", False)
     return {
@@ -62,7 +62,7 @@ def phi_settings(attributes: Attributes, names: Collection[str]) -> dict[str, An
 
 def bloom_settings(attributes: Attributes, names: Collection[str]) -> dict[str, Any]:
     """Bindings of `gin/bloom/parts.gin`."""
-    causal_only(attributes, "ForCausalLM", "Model")
+    check_architecture(attributes, "ForCausalLM", "Model")
     attributes.one_of("apply_residual_connection_post_layernorm", False)
     attributes.one_of("tie_word_embeddings", True)
     attributes.without_effect(
@@ -87,7 +87,7 @@ def bloom_settings(attributes: Attributes, names: Collection[str]) -> dict[str, 
 
 def falcon_settings(attributes: Attributes, names: Collection[str]) -> dict[str, Any]:
     """Bindings of `gin/falcon/parts.gin`."""
-    causal_only(attributes, "ForCausalLM", "Model")
+    check_architecture(attributes, "ForCausalLM", "Model")
     attributes.one_of("alibi", False)
     attributes.without_effect("parallel_attn", "num_ln_in_parallel_attn", "new_decoder_architecture", "multi_query")
     attributes.without_effect("num_kv_heads", "n_head_kv", "apply_residual_connection_post_layernorm")

@@ -11,7 +11,7 @@ from typing import Any
 
 from flaxformer.weights.pretrained.attributes import Attributes, activation
 from flaxformer.weights.pretrained.families import llama
-from flaxformer.weights.pretrained.family import Family, causal_only
+from flaxformer.weights.pretrained.family import Family, check_architecture
 from flaxformer.weights.pretrained.rope import FULL, SLIDING, kinds_of, layers, rotary, rotary_macros
 from flaxformer.weights.pretrained.rules import norm, table
 
@@ -19,7 +19,7 @@ _SANDWICH = "arrangements.SandwichDecoderLayer"
 
 
 def _common(attributes: Attributes) -> dict[str, Any]:
-    causal_only(attributes, "ForCausalLM", "Model")
+    check_architecture(attributes, "ForCausalLM", "Model")
     attributes.one_of("tie_word_embeddings", True)
     attributes.one_of("use_bidirectional_attention", False)
     sizes = llama.sizes(attributes)

@@ -6,14 +6,14 @@ from collections.abc import Collection
 from typing import Any
 
 from flaxformer.weights.pretrained.attributes import Attributes, activation
-from flaxformer.weights.pretrained.family import Family, causal_only
+from flaxformer.weights.pretrained.family import Family, check_architecture
 from flaxformer.weights.pretrained.rules import Rule, norm, table
 from flaxformer.weights.pretrained.transforms import Joined
 
 
 def settings(attributes: Attributes, names: Collection[str]) -> dict[str, Any]:
     """Bindings of `gin/gpt2/parts.gin`."""
-    causal_only(attributes, "LMHeadModel", "Model")
+    check_architecture(attributes, "LMHeadModel", "Model")
     attributes.one_of("tie_word_embeddings", True)
     attributes.one_of("add_cross_attention", False)
     attributes.one_of("scale_attn_by_inverse_layer_idx", False)

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from typing import Any
 
 from flaxformer.weights.pretrained.attributes import Attributes, activation
-from flaxformer.weights.pretrained.family import Family, Gin, causal_only
+from flaxformer.weights.pretrained.family import Family, Gin, check_architecture
 from flaxformer.weights.pretrained.rope import FULL, SLIDING, kinds_of, layers, rotary
 from flaxformer.weights.pretrained.rules import Rule, linear, norm, table
 from flaxformer.weights.pretrained.transforms import Transposed
@@ -42,7 +42,7 @@ def head(attributes: Attributes, tied: bool = False) -> dict[str, Any]:
 
 
 def _common(attributes: Attributes) -> dict[str, Any]:
-    causal_only(attributes, "ForCausalLM", "Model")
+    check_architecture(attributes, "ForCausalLM", "Model")
     return {
         **sizes(attributes),
         **head(attributes),

@@ -8,14 +8,14 @@ from typing import Any
 from flaxformer.weights.errors import CheckpointError
 from flaxformer.weights.pretrained.attributes import Attributes, activation
 from flaxformer.weights.pretrained.families.bart import attention
-from flaxformer.weights.pretrained.family import Family, Gin, causal_only
+from flaxformer.weights.pretrained.family import Family, Gin, check_architecture
 from flaxformer.weights.pretrained.rules import Rule, linear, norm, table
 from flaxformer.weights.pretrained.transforms import Transposed
 
 
 def settings(attributes: Attributes, names: Collection[str]) -> dict[str, Any]:
     """Bindings of `gin/opt/parts.gin`."""
-    causal_only(attributes, "ForCausalLM", "Model")
+    check_architecture(attributes, "ForCausalLM", "Model")
     attributes.one_of("_remove_final_layer_norm", False)
     attributes.one_of("layer_norm_elementwise_affine", True)
     attributes.one_of("tie_word_embeddings", True)

@@ -12,14 +12,14 @@ from typing import Any
 from flaxformer.weights.errors import CheckpointError
 from flaxformer.weights.pretrained.attributes import Attributes
 from flaxformer.weights.pretrained.families import gemma, llama
-from flaxformer.weights.pretrained.family import Family, Gin, causal_only
+from flaxformer.weights.pretrained.family import Family, Gin, check_architecture
 from flaxformer.weights.pretrained.rope import FULL, SLIDING, kinds_of, rotary
 from flaxformer.weights.pretrained.rules import Rule, linear, norm, table
 
 
 def settings(attributes: Attributes, names: Collection[str]) -> dict[str, Any]:
     """Bindings of `gin/t5gemma/parts.gin`."""
-    causal_only(attributes, "ForConditionalGeneration")
+    check_architecture(attributes, "ForConditionalGeneration")
     attributes.one_of("tie_word_embeddings", True)
     attributes.without_effect("attention_dropout", "classifier_dropout_rate", "dropout_rate", "vocab_size")
     encoder, decoder = attributes.part("encoder"), attributes.part("decoder")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from flaxformer.weights.pretrained.attributes import Attributes, activation
-from flaxformer.weights.pretrained.family import Family, Gin, causal_only
+from flaxformer.weights.pretrained.family import Family, Gin, check_architecture
 from flaxformer.weights.pretrained.rules import Rule, linear, norm, table
 from flaxformer.weights.pretrained.transforms import Patches, Row, Rows
 
@@ -23,7 +23,7 @@ def pair(size: int | Sequence[int]) -> tuple[int, int]:
 
 def settings(attributes: Attributes, names: Collection[str]) -> dict[str, Any]:
     """Bindings of `gin/vit/parts.gin`."""
-    causal_only(attributes, "ForImageClassification", "Model")
+    check_architecture(attributes, "ForImageClassification", "Model")
     attributes.without_effect("encoder_stride", "num_channels")
     image, patch = pair(attributes.get("image_size", 224)), pair(attributes.get("patch_size", 16))
     width = attributes.get("hidden_size", 768)
