@@ -174,7 +174,7 @@ def holders():
     """Every class of the surface with every legacy argument that it has."""
     for module, text in [(e.module, e.text) for e in ENTRIES if e.kind == "class"]:
         name, recorded, _ = signature(text)
-        for attribute in HARMLESS.keys() & dict(recorded).keys():
+        for attribute in sorted(HARMLESS.keys() & dict(recorded).keys()):
             yield pytest.param(module, name, attribute, id=f"{name}.{attribute}")
 
 
