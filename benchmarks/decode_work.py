@@ -125,7 +125,7 @@ class Generator:
         once, first, cross = self._traced(case, 2)
         _, second, _ = self._traced(case, 3)
         prompt = 1 if self._session.has_encoder else case.source + 1
-        slots = prompt + (steps - 1) / 2  # attended to at a step, on average
+        slots = prompt + (steps + 1) / 2  # attended to at a step, on average, its own token included
         flops = once + steps * (first[0] + (slots - 2) * (second[0] - first[0]))
         per_slot = second[1] - first[1]
         return Work(round(flops), round(steps * (self._weights() + slots * per_slot + cross)))
