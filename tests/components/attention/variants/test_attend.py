@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flaxformer.architectures.t5 import t5_architecture
 from flaxformer.components.attention.attention_functions import dot_product_attention
 from flaxformer.components.attention.kernels.biases import TableBias
 from flaxformer.components.attention.masks import Causal
@@ -103,6 +104,7 @@ def test_a_long_stack_never_makes_the_square_of_scores_or_bias(model):
     assert not squares(program(BLOCKWISE), square)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("per_layer", [False, True], ids=["shared bias", "bias per layer"])
 def test_models_are_the_same_with_a_lazy_bias(per_layer):
     plain, lazy = decoder(dot_product_attention, per_layer), decoder(BLOCKWISE, per_layer)
@@ -130,6 +132,7 @@ def test_models_are_the_same_with_a_lazy_bias(per_layer):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-4), output, expected)
 
 
+@pytest.mark.slow
 def test_t5x_decoding_keeps_its_cached_bias():
     plain, lazy = decoder(dot_product_attention), decoder(BLOCKWISE)
     tokens = jnp.asarray(np.random.default_rng(2).integers(1, models.VOCABULARY, (2, 5)))
@@ -141,6 +144,30 @@ def test_t5x_decoding_keeps_its_cached_bias():
         logits, state = model.apply({"params": params, **state}, tokens[:, :1], tokens[:, :1], **options)
         outputs.append(logits)
     np.testing.assert_allclose(outputs[1], outputs[0], atol=1e-5)
+
+
+def test_a_layer_gives_the_same_with_the_lazy_bias_of_its_own():
+    """What the slow tests say of whole models, on one layer and its gradients."""
+    x = ROW
+
+    def layer(attention_fn):
+        return t5_architecture.EncoderLayer(
+            attention=models.attention(attention_fn=attention_fn),
+            mlp=models.mlp(),
+            dropout_factory=models.dropout,
+            layer_norm_factory=models.layer_norm_factory(),
+            relative_position_bias_factory=models.relative_bias,
+        )
+
+    params = layer(BLOCKWISE).init(jax.random.key(0), x)["params"]
+
+    def gradients(attention_fn):
+        module = layer(attention_fn)
+        return jax.jit(jax.grad(lambda p: jnp.sum(module.apply({"params": p}, x, enable_dropout=False) ** 2)))(params)
+
+    plain, lazy = gradients(dot_product_attention), gradients(BLOCKWISE)
+    assert np.any(lazy["relpos_bias"]["rel_embedding"] != 0)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-4), lazy, plain)
 
 
 def test_a_bias_of_other_heads_is_refused():

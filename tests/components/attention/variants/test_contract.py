@@ -36,6 +36,8 @@ LAYERS = {name: models.attention(attention_fn=function) for name, function in FU
     "multi-query sigmoid": models.attention("multi_query", attention_fn=variants.Sigmoid()),
     "multi-query talking heads": models.attention("multi_query", attention_fn=variants.TalkingHeads(NORMAL, NORMAL)),
 }
+SLOW = {"attend", "sigmoid", "rms norm", "grouped sinks", "multi-query sigmoid", "multi-query talking heads"}
+SWEEP = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in LAYERS]
 
 
 def params_of(layer):
@@ -47,7 +49,7 @@ def qkv(heads=4, kv_heads=4, length=6):
     return [jnp.asarray(rng.normal(size=(2, length, n, 4)), jnp.float32) for n in (heads, kv_heads, kv_heads)]
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", SWEEP)
 def test_cached_equals_uncached_and_half_precision_is_close(name):
     layer = LAYERS[name]
     params = params_of(layer)
@@ -64,7 +66,7 @@ def test_cached_equals_uncached_and_half_precision_is_close(name):
     np.testing.assert_allclose(half.astype(np.float32), expected, atol=0.05 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", SWEEP)
 def test_every_parameter_and_input_has_a_finite_gradient_even_where_nothing_is_seen(name):
     layer = LAYERS[name]
     mask = Causal() & Padding(None, jnp.arange(TOTAL)[None] > 0)  # query 0 sees nothing
@@ -99,7 +101,7 @@ def test_a_lazy_bias_equals_its_array(name):
     )
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", ["softcap", "talking heads", "sigmoid", "differential"])
 def test_dropout_is_drawn_only_when_enabled(name):
     layer = LAYERS[name].clone(dropout_rate=0.5)
     params = params_of(LAYERS[name])
