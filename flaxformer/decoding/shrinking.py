@@ -36,7 +36,7 @@ def generate_shrinking(plan: Plan, data: Data, checks: bool, every: int) -> tupl
         done, going, fault = jax.device_get(_look(plan, checks, data, running))
         if done or (fault is not None and fault.step >= 0):
             break
-        size = bucket_size(int(going.sum()))
+        size = max(bucket_size(int(going.sum())), 1 if data.draft is None else 2)  # a row alone has fewer spare slots
         if 0 < size <= plan.request.batch // 2:
             items = np.argsort(~going, kind="stable")[:size]  # those that go on, and others to fill up
             smaller = plan._replace(request=dataclasses.replace(plan.request, batch=size))
