@@ -57,7 +57,8 @@ def generate_shrinking(plan: Plan, data: Data, checks: bool, every: int) -> tupl
 
 def _renamed(fault: Fault, items: Int[np.ndarray, " b"], width: int) -> Fault:
     """The fault of a row of these items, in the larger batch that they came from."""
-    return fault.replace(row=items[int(fault.row) // width] * width + int(fault.row) % width)
+    item, row = divmod(int(fault.row), width)
+    return Fault(fault.step, jnp.asarray(items[item] * width + row))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
