@@ -55,10 +55,7 @@ def test_the_sizes_of_the_page_are_those_of_the_gin_files(page, family):
         assert dataclasses.astuple(size) == tuple(map(configuration.build, BART if family == "bart" else MACROS))
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("bert", "bart")]
-
-
-@pytest.mark.parametrize("family", ["gpt2", *SLOW], scope="module")
+@pytest.mark.slow
 def test_the_page_runs_and_its_step_lowers_the_loss(page, family, capsys):
     published, parameters = SIZES[family]
     for name in set(page["SIZES"]) - {"tiny", published}:

@@ -15,27 +15,47 @@ DECODERS = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("family", ENCODER_DECODERS)
+# Each is a variation of another one here.
+SLOW = {
+    "mt5",
+    "pegasus",
+    "xlm_roberta",
+    "electra_generator",
+    "qwen2",
+    "gemma",
+    "falcon",
+    "opt",
+    "vit_pooler",
+    "clip_new_eos",
+}
+
+
+def by_cost(families):
+    """The variations with the slow tests."""
+    return [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in families]
+
+
+@pytest.mark.parametrize("family", by_cost(ENCODER_DECODERS))
 def test_encoder_decoders(family):
     assert encoder_decoders.check(family) <= 1e-4
 
 
-@pytest.mark.parametrize("family", ENCODERS)
+@pytest.mark.parametrize("family", by_cost(ENCODERS))
 def test_encoders(family):
     assert encoders.check(family) <= 1e-4
 
 
-@pytest.mark.parametrize("family", ["vit", "vit_pooler"])
+@pytest.mark.parametrize("family", by_cost(["vit", "vit_pooler"]))
 def test_encoders_of_images(family):
     assert images.check(family) <= 1e-4
 
 
-@pytest.mark.parametrize("family", ["clip", "clip_new_eos"])
+@pytest.mark.parametrize("family", by_cost(["clip", "clip_new_eos"]))
 def test_two_towers(family):
     assert images.check_clip(family) <= 1e-4
 
 
-@pytest.mark.parametrize("family", DECODERS)
+@pytest.mark.parametrize("family", by_cost(DECODERS))
 def test_decoders(family):
     assert decoders.check(family) <= 1e-4
 
