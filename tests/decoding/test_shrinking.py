@@ -26,7 +26,7 @@ OPTIONS = {"max_new_tokens": 6, "eos_id": EOS}
     "more",
     [
         {"strategy": Greedy()},
-        {"strategy": BeamSearch(2, rule=LengthPenalty(1.0, True))},
+        pytest.param({"strategy": BeamSearch(2, rule=LengthPenalty(1.0, True))}, marks=pytest.mark.slow),
         pytest.param({"strategy": Greedy(), "draft": PromptLookup(2)}, marks=pytest.mark.slow),
     ],
 )
