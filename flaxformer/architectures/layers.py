@@ -208,9 +208,13 @@ class EncoderLayer(BaseLayer, ParameterRemappable):
           step: where the tokens stand.
           position_bias: the stack's bias, computed once for all layers; None asks the layer's own.
         """
-        step = step or Step()
         self._check_rank(inputs, "inputs")
         bias = self.get_bias(inputs) if position_bias is None else position_bias
+        return self._finish(self._encode(inputs, encoder_mask, bias, logit_mask, enable_dropout, step or Step()))
+
+    @nn.nowrap
+    def _encode(self, inputs, encoder_mask, bias, logit_mask, enable_dropout: bool, step: Step) -> Array:
+        """The input with both branches added."""
         offered = {"step": step, "enable_dropout": enable_dropout}
 
         def attend(x: Array) -> Array:
@@ -227,10 +231,9 @@ class EncoderLayer(BaseLayer, ParameterRemappable):
 
         x = self._constrain(inputs)
         if self.parallel:
-            return self._finish(add(x, both, self.layer_norm, self.dropout, None))
+            return add(x, both, self.layer_norm, self.dropout, None)
         x = add(x, attend, self.pre_attention_layer_norm, self.post_attention_dropout, logit_mask)
-        x = add(x, feed_forward, self.pre_mlp_layer_norm, self.post_mlp_dropout, logit_mask)
-        return self._finish(x)
+        return add(x, feed_forward, self.pre_mlp_layer_norm, self.post_mlp_dropout, logit_mask)
 
 
 class DecoderLayer(BaseLayer, ParameterRemappable):

@@ -8,7 +8,10 @@ from tests.parity import decoders, encoder_decoders, encoders, generation, image
 from tests.parity.recorded import Recorded, applied
 
 ENCODER_DECODERS = ("t5", "t5_1_1", "mt5", "umt5", "bart", "pegasus", "marian", "t5gemma")
-ENCODERS = ("bert", "roberta", "xlm_roberta", "distilbert", "electra_generator", "electra_discriminator", "albert")
+ENCODERS = (
+    "bert", "roberta", "xlm_roberta", "distilbert", "electra_generator", "electra_discriminator", "albert",
+    "deberta_v2", "deberta_v3",
+)  # fmt: skip
 DECODERS = (
     "gpt2", "llama", "llama3_rope", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text",
     "gpt_neox", "phi", "falcon", "falcon_new", "bloom", "opt", "opt_350m",

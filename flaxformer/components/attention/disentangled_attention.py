@@ -24,7 +24,7 @@ class DisentangledAttention(MultiHeadDotProductAttention):
 
     Attributes:
       distances: makes the table of distances, `[2 buckets D]`, usually one `DistanceTable` that all layers share.
-      max_distance: distances from here on share the last bucket.
+      max_distance: distances from here on share the last bucket; None: every bucket holds one distance.
       share_projections: the projections of content also project distances (`share_att_key` of published
         configurations); otherwise they have their own, `position_query` and `position_key`.
       content_to_position: whether content looks for distances.
@@ -34,7 +34,7 @@ class DisentangledAttention(MultiHeadDotProductAttention):
     """
 
     distances: nn.Module | None = None
-    max_distance: int = 512
+    max_distance: int | None = 512
     share_projections: bool = True
     content_to_position: bool = True
     position_to_content: bool = True

@@ -54,14 +54,14 @@ class DistanceTable(nn.Module):
 
 
 def distance_index(
-    distance: Int[Array | np.ndarray, "*shape"], buckets: int, max_distance: int
+    distance: Int[Array | np.ndarray, "*shape"], buckets: int, max_distance: int | None
 ) -> Int[Array | np.ndarray, "*shape"]:
     """The row of the table for each `query position - key position`, int32 in `[0, 2 buckets)`.
 
     Args:
       distance: NumPy in gives NumPy out.
       buckets: of each direction; half of them hold one distance each.
-      max_distance: distances from here on share the last bucket.
+      max_distance: distances from here on share the last bucket. None: every bucket holds one distance.
 
     Raises:
       ValueError: for fewer than 2 buckets, or a `max_distance` that leaves no room for buckets of growing width.
@@ -70,18 +70,20 @@ def distance_index(
     array([ 0,  3,  6,  9, 10, 10, 11], dtype=int32)
     """
     module = np if isinstance(distance, np.ndarray) else jnp
-    far = np.int32(max(max_distance, 2 * buckets))
+    far = np.int32(max(max_distance or 0, 2 * buckets))
     bucket = module.asarray(_buckets_of_distances(buckets, max_distance))[module.minimum(abs(distance), far)]
     return module.clip(module.where(distance < 0, -bucket, bucket) + buckets, 0, 2 * buckets - 1)
 
 
 @functools.cache
-def _buckets_of_distances(buckets: int, max_distance: int) -> np.ndarray:
+def _buckets_of_distances(buckets: int, max_distance: int | None) -> np.ndarray:
     """The bucket of each distance from 0 on, int32; the last entry is for all that follow.
 
     Computed once on the host, in float32 like the published models: a compiler's logarithm may round differently at the
     edge of a bucket.
     """
+    if max_distance is None:
+        return np.arange(2 * buckets + 1, dtype=np.int32)
     exact = buckets // 2
     if exact < 1 or max_distance - 1 <= exact:
         raise ValueError(
@@ -102,7 +104,7 @@ def disentangled_scores(
     position_key: Float[Array, "distances N H"] | None,
     q_positions: Int[Array, "#B T"],
     k_positions: Int[Array, "#B S"],
-    max_distance: int,
+    max_distance: int | None,
 ) -> Float[Array, "B N T S"]:
     """The terms of the scores that know distances, in float32 or wider.
 

@@ -71,7 +71,7 @@ class Attributes:
         """
         value = self.get(name, default)
         if value not in (default, *implemented):
-            options = ", ".join(map(repr, dict.fromkeys((default, *implemented))))
+            options = ", ".join(dict.fromkeys(map(repr, (default, *implemented))))
             raise CheckpointError(
                 f"{self.where} has {name}={value!r}, which is not implemented; expected {options}. "
                 "Nothing was loaded, since the numbers would not be those of this checkpoint."

@@ -77,7 +77,21 @@ class Family:
 
 
 # The modules under `families`; each has FAMILIES.
-_MODULES = ("albert", "bart", "bert", "clip", "fused", "gemma", "gpt2", "llama", "opt", "t5", "t5gemma", "vit")
+_MODULES = (
+    "albert",
+    "bart",
+    "bert",
+    "clip",
+    "deberta",
+    "fused",
+    "gemma",
+    "gpt2",
+    "llama",
+    "opt",
+    "t5",
+    "t5gemma",
+    "vit",
+)
 
 
 def families() -> dict[str, Family]:

@@ -58,3 +58,8 @@ def test_table_is_normed_and_named():
 def test_buckets_that_cannot_grow_are_refused(buckets, limit):
     with pytest.raises(ValueError, match="buckets per direction for distances up to"):
         distance_index(np.arange(3), buckets, limit)
+
+
+def test_without_a_furthest_distance_every_bucket_holds_one():
+    index = distance_index(np.arange(-5, 6), buckets=3, max_distance=None)
+    assert index.tolist() == [0, 0, 0, 1, 2, 3, 4, 5, 5, 5, 5]
