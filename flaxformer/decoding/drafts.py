@@ -175,7 +175,8 @@ class PromptLookup(Draft):
         self, inputs: Mapping[str, Array], prompts: Prompts, request: Request, cache_length: int, width: int
     ) -> _Text:
         none = jnp.zeros((request.batch, 0), jnp.int32)
-        source = jnp.asarray(inputs.get(ENCODER_TOKENS, none), jnp.int32)[: request.batch]
+        source = inputs.get(ENCODER_TOKENS, none)
+        source = jnp.asarray(source if jnp.ndim(source) == 2 else none, jnp.int32)[: request.batch]  # sound has no ids
         return _Text(jnp.repeat(jnp.where(source == 0, -1, source), width, axis=0), History.of(request, prompts, width))
 
     def propose(

@@ -50,11 +50,11 @@ def generate(
     Args:
       model: a Linen module that takes a `Step`: an encoder-decoder (`encode` and `decode`) or decoder-only.
       variables: with the collection 'params'.
-      inputs: `encoder_input_tokens [B S]` (padded with 0) and optionally a forced `decoder_prompt_tokens [B P]`; for a
-        decoder-only model `decoder_prompt_tokens [B P]`, and for a prefix language model also
-        `decoder_causal_attention [B P]`, 1 where tokens all see each other (the start token joins them). The first of
-        these may be given as a bare array. `valid [B P]` says which tokens of the prompt are real, if not all but
-        `pad_id`.
+      inputs: `encoder_input_tokens [B S]` (padded with 0; `[B S channels]` where the encoder reads spectrograms) and
+        optionally a forced `decoder_prompt_tokens [B P]`; for a decoder-only model `decoder_prompt_tokens [B P]`, and
+        for a prefix language model also `decoder_causal_attention [B P]`, 1 where tokens all see each other (the start
+        token joins them). The first of these may be given as a bare array. `valid [B P]` says which tokens of the
+        prompt are real, if not all but `pad_id`.
       strategy: `Greedy()`, `Sample(...)`, `BeamSearch(...)`, `DiverseBeamSearch(...)` or `Contrastive(...)`.
       max_new_tokens: T.
       eos_id: ends a sequence; it counts as a token of it.

@@ -65,7 +65,8 @@ def read_inputs(inputs: Any, has_encoder: bool, pad_id: int, bos_id: int | None)
             f"('{VALID}' belongs to '{PROMPT_TOKENS}'). Leave the others out."
         )
     shapes = {name: np.shape(x) for name, x in named.items()}
-    if any(len(shape) != 2 for shape in shapes.values()) or len({shape[0] for shape in shapes.values()}) > 1:
+    ranks = {name: (2, 3) if name == ENCODER_TOKENS else (2,) for name in shapes}  # an encoder may read [B S channels]
+    if any(len(shape) not in ranks[name] for name, shape in shapes.items()) or len({s[0] for s in shapes.values()}) > 1:
         raise ValueError(f"inputs have the shapes {shapes}; expected [batch, length] with one batch size for all.")
     if shapes[main][0] == 0 or (shapes[main][1] == 0 and (has_encoder or bos_id is None)):
         raise ValueError(f"'{main}' has shape {shapes[main]}; expected at least one row and one column.")

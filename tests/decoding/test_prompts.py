@@ -62,6 +62,7 @@ PROMPT, ENCODER = "decoder_prompt_tokens", "encoder_input_tokens"
         ({ENCODER: RAGGED, "valid": RAGGED}, True, 0, "'valid' belongs to 'decoder_prompt_tokens'"),
         (RAGGED[0], False, 0, r"shapes {'decoder_prompt_tokens': \(3,\)}; expected \[batch, length\]"),
         ({ENCODER: RAGGED, PROMPT: RAGGED[:2]}, True, 0, "one batch size for all"),
+        ({ENCODER: RAGGED[..., None], PROMPT: RAGGED[..., None]}, True, 0, r"_prompt_tokens': \(4, 3, 1\)}; expected"),
         (RAGGED[:0], False, 0, r"shape \(0, 3\); expected at least one row and one column"),
         (RAGGED[:, :0], False, None, r"shape \(4, 0\); expected at least one row and one column"),
         ({PROMPT: RAGGED, "valid": RAGGED[:, :2]}, False, 0, r"'valid' has shape \(4, 2\); expected \(4, 3\)"),

@@ -19,17 +19,13 @@ def check(family, wanted=lambda name: True):
     recorded = json.loads((folder / "generate.json").read_text())
     model, variables = load_pretrained(folder)
     cases = [case for case in recorded["cases"] if wanted(case["name"])]
-    return len(cases), max([_compare(model, variables, recorded, case) for case in cases], default=0.0)
+    return len(cases), max([_compare(model, variables, folder, recorded, case) for case in cases], default=0.0)
 
 
-def _compare(model, variables, recorded, case):
+def _compare(model, variables, folder, recorded, case):
     settings, eos = dict(case["settings"]), recorded["eos_token_id"]
-    ids, valid = (np.asarray(recorded["inputs"][name], np.int32) for name in ("input_ids", "attention_mask"))
     start = recorded.get("decoder_start_token_id")
-    if start is None:
-        inputs = {"decoder_prompt_tokens": ids, "valid": valid > 0}
-    else:
-        inputs = {"encoder_input_tokens": ids}
+    inputs, prompt = _inputs(folder, recorded["inputs"], start)
     generated = generate(
         model,
         variables,
@@ -41,7 +37,6 @@ def _compare(model, variables, recorded, case):
         bos_id=start,
         constraints=_constraints(settings, recorded),
     )
-    prompt = ids.shape[1] if start is None else 1
     theirs = [cut(row[prompt:], eos) for row in case["sequences"]]
     lengths = np.asarray(generated.lengths).reshape(-1)
     ours = [
@@ -56,6 +51,19 @@ def _compare(model, variables, recorded, case):
     error = np.abs(np.asarray(generated.scores).reshape(-1) - scores) / (1 + np.abs(scores))
     assert error.max() <= 1e-4, (case["name"], error)
     return float(error.max())
+
+
+def _inputs(folder, given, start):
+    """What `generate` is given, and how many tokens of their rows stand in front of those that it writes."""
+    if "input_features" in given:
+        with np.load(folder / "io.npz") as file:
+            spectrograms = np.moveaxis(file[given["input_features"].partition(":")[2]], 1, -1)
+        prompts = np.asarray(given["decoder_input_ids"], np.int32)
+        return {"encoder_input_tokens": spectrograms, "decoder_prompt_tokens": prompts[:, 1:]}, prompts.shape[1]
+    ids, valid = (np.asarray(given[name], np.int32) for name in ("input_ids", "attention_mask"))
+    if start is None:
+        return {"decoder_prompt_tokens": ids, "valid": valid > 0}, ids.shape[1]
+    return {"encoder_input_tokens": ids}, 1
 
 
 def cut(tokens, eos):
@@ -82,4 +90,7 @@ def _constraints(settings, recorded):
         made.append(MinLength(settings["min_new_tokens"]))
     if "forced_eos_token_id" in settings:
         made.append(ForcedEnd())
+    if "suppress_tokens" in settings:
+        made.append(Banned(tuple(settings["suppress_tokens"])))
+        made.append(Banned(tuple(settings["begin_suppress_tokens"]), first=1))
     return made

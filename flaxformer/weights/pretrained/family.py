@@ -91,6 +91,8 @@ _MODULES = (
     "t5",
     "t5gemma",
     "vit",
+    "wav2vec2",
+    "whisper",
 )
 
 
