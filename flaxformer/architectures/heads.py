@@ -30,9 +30,11 @@ class EncoderWithHeads(EncoderOnly):
       head_factories: pairs of an output's name and what makes its head, a module called with those of `hidden`, earlier
         outputs, `tokens`, `attend` (hidden states to the vocabulary, by the token table) and `enable_dropout` that its
         signature names.
+      flag_tokens: from token ids to flags `[B T]`, which of them are global where a call does not say; none when None.
     """
 
     head_factories: Sequence[tuple[str, Callable[[], nn.Module]]] = ()
+    flag_tokens: Callable[[Array], Array] | None = None
 
     def setup(self) -> None:
         super().setup()
@@ -47,8 +49,11 @@ class EncoderWithHeads(EncoderOnly):
         enable_dropout: bool = True,
         encoder_valid: Bool[Array, "B T"] | None = None,
         token_types: Int[Array, "B T"] | None = None,
+        global_tokens: Bool[Array, "B T"] | None = None,
     ) -> dict[str, Array]:
         """The hidden states, as `hidden`, and every head's output by its name; arguments as in `EncoderOnly`."""
+        if global_tokens is None and self.flag_tokens is not None:
+            global_tokens = self.flag_tokens(encoder_input_tokens)
         hidden = super().__call__(
             encoder_input_tokens,
             encoder_segment_ids,
@@ -56,6 +61,7 @@ class EncoderWithHeads(EncoderOnly):
             enable_dropout=enable_dropout,
             encoder_valid=encoder_valid,
             token_types=token_types,
+            global_tokens=global_tokens,
         )
         attend = getattr(self.encoder.embedder.embedders["token_ids"], "attend", None)
         return self._with_heads(

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int, Num
 
 from flaxformer.architectures.common.param_remapping import ParameterRemappable
 from flaxformer.components.attention.masks import Causal, Mask, Padding, Segments, combine, prefix_lm
+from flaxformer.components.attention.reach import GlobalTokens
 from flaxformer.components.calling import accepts
 from flaxformer.components.embedding import Embedder
 from flaxformer.step import Step
@@ -47,10 +48,20 @@ def decoder_mask(
     return reach if segment_ids is None else reach & Segments(segment_ids, segment_ids)
 
 
-def encoder_mask(tokens: Num[Array, "B T"], segment_ids: Array | None = None, valid: Array | None = None) -> Mask:
-    """No padding, within a segment. Padding is where `valid` is False; without it, where tokens are 0."""
+def encoder_mask(
+    tokens: Num[Array, "B T"],
+    segment_ids: Array | None = None,
+    valid: Array | None = None,
+    global_tokens: Array | None = None,
+) -> Mask:
+    """No padding, within a segment. Padding is where `valid` is False; without it, where tokens are 0.
+
+    What is flagged in `global_tokens` is said to layers that see far only where they are told to.
+    """
     valid = tokens > 0 if valid is None else valid
     mask = Padding(valid, valid)
+    if global_tokens is not None:
+        mask = mask & GlobalTokens(global_tokens > 0)
     return mask if segment_ids is None else mask & Segments(segment_ids, segment_ids)
 
 
@@ -98,6 +109,7 @@ class EncoderDecoder(nn.Module, ParameterRemappable):
       spmd_annotations: accepted for old configurations and handed down.
       shared_token_embedder_factory: makes the shared token table; None: each stack makes its own.
       padding_id: the id that is padding where a call does not say which tokens are valid. None: no id is.
+      flag_tokens: from the encoder's token ids to flags `[B S]`, the global ones where a call names none. None: none.
     """
 
     encoder_factory: Callable[..., nn.Module]
@@ -107,6 +119,7 @@ class EncoderDecoder(nn.Module, ParameterRemappable):
     spmd_annotations: Any = None
     shared_token_embedder_factory: Callable[[], nn.Module | None] | None = None
     padding_id: int | None = 0
+    flag_tokens: Callable[[Array], Array] | None = None
 
     def setup(self) -> None:
         self.token_embedder = (
@@ -134,10 +147,22 @@ class EncoderDecoder(nn.Module, ParameterRemappable):
         *,
         enable_dropout: bool = True,
         encoder_valid: Bool[Array, "B S"] | None = None,
+        global_tokens: Bool[Array, "B S"] | None = None,
     ) -> Float[Array, "B S D"]:
-        """The encoder's output for token ids; `encoder_valid` says which are real, if not all but `padding_id`."""
+        """The encoder's output for token ids.
+
+        Args:
+          encoder_input_tokens: what the encoder reads.
+          encoder_segment_ids: which example of a packed row a token belongs to.
+          encoder_positions: positions for the position embedder.
+          enable_dropout: False switches dropout off.
+          encoder_valid: which tokens are real, if not all but `padding_id`.
+          global_tokens: which tokens see everything and are seen by all, where layers see only near ones otherwise.
+        """
+        if global_tokens is None and self.flag_tokens is not None:
+            global_tokens = self.flag_tokens(encoder_input_tokens)
         valid = _known(encoder_valid, encoder_input_tokens, self.padding_id)
-        mask = encoder_mask(encoder_input_tokens, encoder_segment_ids, valid)
+        mask = encoder_mask(encoder_input_tokens, encoder_segment_ids, valid, global_tokens)
         return self.encoder(
             encoder_input_tokens,
             encoder_positions,
@@ -230,6 +255,7 @@ class EncoderDecoder(nn.Module, ParameterRemappable):
         max_decode_length: int | None = None,
         encoder_valid: Bool[Array, "B S"] | None = None,
         decoder_valid: Bool[Array, "B T"] | None = None,
+        global_tokens: Bool[Array, "B S"] | None = None,
     ) -> Float[Array, "B T V"]:
         """Teacher-forced logits: `encode`, then `decode`; the arguments are theirs."""
         encoded = self.encode(
@@ -237,7 +263,7 @@ class EncoderDecoder(nn.Module, ParameterRemappable):
             encoder_segment_ids,
             encoder_positions,
             enable_dropout=enable_dropout,
-            **_given(encoder_valid=encoder_valid),
+            **_given(encoder_valid=encoder_valid, global_tokens=global_tokens),
         )
         return self.decode(
             encoded,
@@ -365,10 +391,21 @@ class EncoderOnly(nn.Module, ParameterRemappable):
         enable_dropout: bool = True,
         encoder_valid: Bool[Array, "B T"] | None = None,
         token_types: Int[Array, "B T"] | None = None,
+        global_tokens: Bool[Array, "B T"] | None = None,
     ) -> Float[Array, "B T D"]:
-        """Hidden states `[B T D]` for token ids; `encoder_valid` says which are real, if not all but `padding_id`."""
+        """Hidden states `[B T D]` for token ids.
+
+        Args:
+          encoder_input_tokens: what the model reads.
+          encoder_segment_ids: which example of a packed row a token belongs to.
+          encoder_positions: positions for the position embedder.
+          enable_dropout: False switches dropout off.
+          encoder_valid: which tokens are real, if not all but `padding_id`.
+          token_types: for the embedder of token types.
+          global_tokens: which tokens see everything and are seen by all, where layers see only near ones otherwise.
+        """
         valid = _known(encoder_valid, encoder_input_tokens, self.padding_id)
-        mask = encoder_mask(encoder_input_tokens, encoder_segment_ids, valid)
+        mask = encoder_mask(encoder_input_tokens, encoder_segment_ids, valid, global_tokens)
         return self.encoder(
             encoder_input_tokens,
             encoder_positions,

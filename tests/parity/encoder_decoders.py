@@ -2,7 +2,10 @@
 
 import json
 
+import numpy as np
+
 from flaxformer.weights.pretrained import load_pretrained
+from tests.parity import windows
 from tests.parity.recorded import (
     Recorded,
     applied,
@@ -37,9 +40,13 @@ def check(family, folder=None):
         "decoder_input_tokens": batched(targets, pad)[0],
         "decoder_valid": batched(seen)[0],
     }
+    flags = [recorded.given(case, "global_attention_mask") for case in cases]
+    flags = [np.zeros_like(ids) if flag is None else flag for flag, ids in zip(flags, sources, strict=True)]
+    if any(flag.any() for flag in flags):
+        inputs["global_tokens"] = batched(flags)[0]
     logits, captured = applied(model, variables, inputs)
     errors = []
-    for case, row, mask, own in zip(cases, rows, masks, seen, strict=True):
+    for case, row, mask, own, flag in zip(cases, rows, masks, seen, flags, strict=True):
         if case != "unscaled":
             errors.append(close(logits[row], recorded.gave(case, "logits"), own))
         if (labels := recorded.given(case, "labels")) is not None:
@@ -60,6 +67,10 @@ def check(family, folder=None):
             if theirs is None:
                 continue
             ours = attention_weights(captured, stack, part)
+            if (far := recorded.gave(case, name.replace("attentions", "global_attentions"))) is not None:
+                for mine, other, more in zip(ours, theirs, far, strict=True):
+                    errors += windows.errors(mine[row], other, more, where, flag)
+                continue
             errors += [close_weights(mine[row], other, where) for mine, other in zip(ours, theirs, strict=True)]
     return max(errors)
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from flaxformer.weights.pretrained import load_pretrained
+from tests.parity import windows
 from tests.parity.recorded import (
     Recorded,
     applied,
@@ -39,10 +40,14 @@ def check(family, folder=None):
     if any(row is not None for row in types):
         filled = [np.zeros_like(row) if kind is None else kind for kind, row in zip(types, ids, strict=True)]
         inputs["token_types"] = batched(filled)[0]
+    flags = [recorded.given(case, "global_attention_mask") for case in cases]
+    flags = [np.zeros_like(row) if flag is None else flag for flag, row in zip(flags, ids, strict=True)]
+    if np.concatenate([flag.reshape(-1) for flag in flags]).any():
+        inputs["global_tokens"] = batched(flags)[0]
     outputs, captured = applied(model, variables, inputs)
     main = "masked_lm" if "masked_lm" in outputs else "replaced"
     errors = []
-    for case, row, mask in zip(cases, rows, masks, strict=True):
+    for case, row, mask, flag in zip(cases, rows, masks, flags, strict=True):
         for name, ours in (*NAMES.items(), ("logits", main)):
             if (theirs := recorded.gave(case, name)) is not None:
                 errors.append(close(outputs[ours][row], theirs, None if name in WHOLE else mask))
@@ -51,8 +56,13 @@ def check(family, folder=None):
             assert len(ours) == len(theirs)
             errors += [close(mine[row], other, mask) for mine, other in zip(ours, theirs, strict=True)]
             weights = attention_weights(captured, "encoder", "attention")
-            pairs = zip(weights, recorded.gave(case, "attentions"), strict=True)
-            errors += [close_weights(mine[row], other, mask) for mine, other in pairs]
+            seen = recorded.gave(case, "attentions") or []
+            far = recorded.gave(case, "global_attentions") or [None] * len(seen)
+            for mine, other, more in zip(weights, seen, far, strict=True):
+                if other.shape[-1] == other.shape[-2]:
+                    errors.append(close_weights(mine[row], other, mask))
+                else:
+                    errors += windows.errors(mine[row], other, more, mask, flag)
         if (loss := recorded.gave(case, "loss")) is not None:
             errors.append(close(_loss(recorded, case, outputs, main, row, mask), loss))
     return max(errors)

@@ -18,6 +18,8 @@ def check(family, wanted=lambda name: True):
     folder = FIXTURES / family
     recorded = json.loads((folder / "generate.json").read_text())
     model, variables = load_pretrained(folder)
+    if (flags := recorded["inputs"].get("global_attention_mask")) is not None:
+        model = model.clone(flag_tokens=lambda tokens: np.asarray(flags) > 0)
     cases = [case for case in recorded["cases"] if wanted(case["name"])]
     return len(cases), max([_compare(model, variables, folder, recorded, case) for case in cases], default=0.0)
 

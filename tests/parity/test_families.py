@@ -7,10 +7,10 @@ from flaxformer.weights.pretrained import load_pretrained
 from tests.parity import decoders, encoder_decoders, encoders, generation, images
 from tests.parity.recorded import Recorded, applied
 
-ENCODER_DECODERS = ("t5", "t5_1_1", "mt5", "umt5", "bart", "pegasus", "marian", "t5gemma")
+ENCODER_DECODERS = ("t5", "t5_1_1", "mt5", "umt5", "bart", "pegasus", "marian", "t5gemma", "led")
 ENCODERS = (
     "bert", "roberta", "xlm_roberta", "distilbert", "electra_generator", "electra_discriminator", "albert",
-    "deberta_v2", "deberta_v3",
+    "deberta_v2", "deberta_v3", "longformer",
 )  # fmt: skip
 DECODERS = (
     "gpt2", "llama", "llama3_rope", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text",

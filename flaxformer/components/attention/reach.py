@@ -39,7 +39,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Int8
 
 from flaxformer.components.attention.blocks import Grid, Known, Start, cut, namespace, position_ranges, positions_of
-from flaxformer.components.attention.masks import Mask, Window, classify, flagged
+from flaxformer.components.attention.masks import VISIBLE, And, Mask, Window, classify, flagged
 from flaxformer.types import Array
 
 Spans = tuple[tuple[int, int], ...]
@@ -215,6 +215,31 @@ class Flagged(Mask):
         query = flagged(self.query_flags, grid.query_count, grid.query_size)[:, :, None]
         key = flagged(self.key_flags, grid.key_count, grid.key_size)[:, None, :]
         return namespace(query, key).maximum(query, key)
+
+
+@flax.struct.dataclass
+class GlobalTokens(Mask):
+    """Hides nothing; tells attention layers that are sparse by themselves which tokens are global, row by row.
+
+    Attributes:
+      flags: `[#B T]` bool, of queries and keys alike.
+    """
+
+    flags: Bool[Array, "#B T"]
+
+    query_fields = ("flags",)
+
+    def block(self, query_start: Start, query_size: int, key_start: Start, key_size: int) -> Bool[Array, "1 1 q k"]:
+        return jnp.ones((1, 1, query_size, key_size), bool)
+
+    def visibility(self, grid: Grid) -> Int8[Known, "#B q k"]:
+        return np.full((1, grid.query_count, grid.key_count), VISIBLE, np.int8)
+
+
+def global_tokens(mask: Mask | None) -> Bool[Array, "#B T"] | None:
+    """The flags of the `GlobalTokens` in a mask or in a conjunction; None where it has none."""
+    parts = mask.parts if isinstance(mask, And) else (mask,)
+    return next((part.flags for part in parts if isinstance(part, GlobalTokens)), None)
 
 
 @flax.struct.dataclass

@@ -7,14 +7,16 @@ import pytest
 
 from flaxformer.components.attention.backends import attend
 from flaxformer.components.attention.blocks import Grid
-from flaxformer.components.attention.masks import HIDDEN, MIXED, VISIBLE, Causal, Padding, Window
+from flaxformer.components.attention.masks import HIDDEN, MIXED, VISIBLE, Causal, Padding, Window, describe
 from flaxformer.components.attention.reach import (
     Blocks,
     Dilated,
     Flagged,
     Global,
+    GlobalTokens,
     RandomBlocks,
     big_bird,
+    global_tokens,
     sliding_window,
 )
 
@@ -120,3 +122,12 @@ def test_sizes_below_one_are_refused(call):
         call().dense(2, 2)
     with pytest.raises(ValueError, match="size is 0; expected at least 1"):
         sliding_window(0)
+
+
+def test_global_tokens_hide_nothing_and_are_found():
+    flags = jnp.array([[True, False, False]])
+    mask = Window(left=1) & GlobalTokens(flags)
+    assert describe(mask, 3, 3) == describe(Window(left=1), 3, 3)
+    assert global_tokens(mask) is flags
+    assert global_tokens(Window(left=1)) is None
+    assert (GlobalTokens(flags).visibility(Grid(1, 3, 1, 3)) == VISIBLE).all()

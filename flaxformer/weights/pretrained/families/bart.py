@@ -100,7 +100,8 @@ def _stack(name: str, own: str, absent: Any) -> tuple[Rule, ...]:
     )
 
 
-def _rules(absent: Any = None) -> tuple[Rule, ...]:
+def rules(absent: Any = None) -> tuple[Rule, ...]:
+    """The table; `absent` makes positions that a file leaves out."""
     cross = "decoder/layers_{i}"
     return table(
         Rule("model.shared.weight", "token_embedder/embedding"),
@@ -117,12 +118,12 @@ _UNUSED = (r"model\.(encoder|decoder)\.embed_tokens\.weight", r"lm_head\.weight"
 _MARIAN_UNUSED = (*_UNUSED, r"model\.(encoder|decoder)\.embed_positions\.weight")
 
 
-def _family(kind: str, settings: Any, rules: tuple[Rule, ...], unused: tuple[str, ...]) -> Family:
-    return Family((kind,), f"{kind}/parts", settings, rules, (), unused, "model.", ("final_logits_bias", "lm_head"))
+def _family(kind: str, settings: Any, made: tuple[Rule, ...], unused: tuple[str, ...]) -> Family:
+    return Family((kind,), f"{kind}/parts", settings, made, (), unused, "model.", ("final_logits_bias", "lm_head"))
 
 
 FAMILIES = (
-    _family("bart", bart_settings, _rules(), _UNUSED),
-    _family("pegasus", pegasus_settings, _rules(_sines_before_cosines), _UNUSED),
-    _family("marian", marian_settings, _rules(), _MARIAN_UNUSED),
+    _family("bart", bart_settings, rules(), _UNUSED),
+    _family("pegasus", pegasus_settings, rules(_sines_before_cosines), _UNUSED),
+    _family("marian", marian_settings, rules(), _MARIAN_UNUSED),
 )

@@ -134,7 +134,7 @@ def distilbert_settings(attributes: Attributes, names: Collection[str]) -> dict[
     }
 
 
-def _body(name: str) -> tuple[Rule, ...]:
+def body(name: str) -> tuple[Rule, ...]:
     """The encoder, as BERT names it."""
     layer, ours = f"{name}.encoder.layer.{{i}}", "encoder/layers_{i}"
     return table(
@@ -169,10 +169,10 @@ def masked_lm(dense: str, layer_norm: str, bias: str) -> tuple[Rule, ...]:
 
 # One dense layer on tokens, for labels and for spans.
 TOKENS = table(linear("classifier", "heads_token_labels/dense"), linear("qa_outputs", "heads_spans/dense"))
-_DEEP = table(linear("classifier.dense", "heads_labels/dense"), linear("classifier.out_proj", "heads_labels/out"))
+DEEP = table(linear("classifier.dense", "heads_labels/dense"), linear("classifier.out_proj", "heads_labels/out"))
 
 BERT_RULES = table(
-    _body("bert"),
+    body("bert"),
     masked_lm("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.bias"),
     linear("bert.pooler.dense", "heads_pooled/dense"),
     linear("cls.seq_relationship", "heads_next_sentence/dense"),
@@ -180,20 +180,20 @@ BERT_RULES = table(
     TOKENS,
 )
 ROBERTA_RULES = table(
-    _body("roberta"),
+    body("roberta"),
     masked_lm("lm_head.dense", "lm_head.layer_norm", "lm_head.bias"),
     linear("roberta.pooler.dense", "heads_pooled/dense"),
-    _DEEP,
+    DEEP,
     TOKENS,
 )
 ELECTRA_RULES = table(
-    _body("electra"),
+    body("electra"),
     norm("electra.embeddings.LayerNorm", "encoder/embedding_transform/layers_0"),
     linear("electra.embeddings_project", "encoder/embedding_transform/layers_1"),
     masked_lm("generator_predictions.dense", "generator_predictions.LayerNorm", "generator_lm_head.bias"),
     linear("discriminator_predictions.dense", "heads_replaced/dense"),
     linear("discriminator_predictions.dense_prediction", "heads_replaced/out"),
-    _DEEP,
+    DEEP,
     TOKENS,
 )
 
