@@ -89,6 +89,7 @@ _MODULES = (
     "led",
     "llama",
     "longformer",
+    "longt5",
     "opt",
     "t5",
     "t5gemma",

@@ -75,7 +75,9 @@ def _activations(attributes: Attributes) -> tuple[str, ...]:
 
 def _scaled(attributes: Attributes) -> bool:
     tied, kind = bool(attributes.get("tie_word_embeddings", True)), attributes.need("model_type")
-    return {"t5": bool(attributes.get("scale_decoder_outputs", tied)), "umt5": tied}.get(kind, False)
+    if kind in ("t5", "longt5"):
+        return bool(attributes.get("scale_decoder_outputs", tied))
+    return kind == "umt5" and tied
 
 
 def _head(own: bool, scale: float | None) -> dict[str, Any]:
@@ -130,7 +132,7 @@ RULES = table(
 )
 
 # Old files repeat the token table, and have a bias where cross-attention never read one.
-_UNUSED = (
+UNUSED = (
     r"(encoder|decoder)\.embed_tokens\.weight",
     r"lm_head\.weight",
     r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_.*",
@@ -138,6 +140,6 @@ _UNUSED = (
 
 
 FAMILIES = (
-    Family(("t5", "mt5"), "t5_1_1/published", settings, RULES, unused=_UNUSED, shares_bias=True),
-    Family(("umt5",), "umt5/published", settings, RULES, unused=_UNUSED),
+    Family(("t5", "mt5"), "t5_1_1/published", settings, RULES, unused=UNUSED, shares_bias=True),
+    Family(("umt5",), "umt5/published", settings, RULES, unused=UNUSED),
 )
