@@ -27,11 +27,11 @@ NAMES = {
 WHOLE = ("seq_relationship_logits", "pooler_output", "sop_logits")  # one vector per row
 
 
-def check(family, folder=None):
-    """Compares all cases; returns the largest error."""
+def check(family, folder=None, cases=None, attentions=True):
+    """Compares all cases, or those named; returns the largest error."""
     recorded = Recorded(family)
     model, variables = load_pretrained(folder or recorded.folder)
-    cases = recorded.cases
+    cases = cases or recorded.cases
     ids = [recorded.given(case, "input_ids") for case in cases]
     masks = [or_ones(recorded.given(case, "attention_mask"), row) for case, row in zip(cases, ids, strict=True)]
     types = [recorded.given(case, "token_type_ids") for case in cases]
@@ -54,7 +54,9 @@ def check(family, folder=None):
         if (theirs := recorded.gave(case, "hidden_states")) is not None:
             ours = hidden_states(captured, "encoder")
             assert len(ours) == len(theirs)
-            errors += [close(mine[row], other, mask) for mine, other in zip(ours, theirs, strict=True)]
+            pairs = zip(ours, theirs, strict=True)
+            errors += [close(mine[row], other[:, : mask.shape[1]], mask) for mine, other in pairs]
+        if attentions and theirs is not None:
             weights = attention_weights(captured, "encoder", "attention")
             seen = recorded.gave(case, "attentions") or []
             far = recorded.gave(case, "global_attentions") or [None] * len(seen)

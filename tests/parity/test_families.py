@@ -24,6 +24,7 @@ SLOW = {
     "pegasus",
     "xlm_roberta",
     "electra_generator",
+    "deberta_v3",
     "qwen2",
     "gemma",
     "falcon",
@@ -46,6 +47,12 @@ def test_encoder_decoders(family):
 @pytest.mark.parametrize("family", by_cost(ENCODERS))
 def test_encoders(family):
     assert encoders.check(family) <= 1e-4
+
+
+@pytest.mark.parametrize("cases", [("main", "nomask", "base"), ("short",)])
+def test_blocks_depend_on_the_length(cases):
+    """Their weights on keys that count several times overwrite each other, and say nothing."""
+    assert encoders.check("bigbird", cases=cases, attentions=False) <= 1e-4
 
 
 @pytest.mark.parametrize("family", by_cost(["vit", "vit_pooler"]))

@@ -33,6 +33,7 @@ class Family:
       heads: what the names that lack the prefix begin with.
       example: what a model that is not called with tokens may be called with.
       shares_bias: the layers of a stack share a relative position bias; scanned ones cannot, and get a copy each.
+      scanned_gin: the file that scans the layers, if not that of all families, or of all that share a bias.
     """
 
     model_types: tuple[str, ...]
@@ -44,6 +45,7 @@ class Family:
     prefix: str = ""
     heads: tuple[str, ...] = ()
     shares_bias: bool = False
+    scanned_gin: str | None = None
     example: Callable[[Attributes], Mapping[str, Any]] | None = None
 
     def written(self, weights: Mapping[str, Any], attributes: Attributes) -> dict[str, Any]:
@@ -56,7 +58,7 @@ class Family:
     @property
     def scanned(self) -> str:
         """The gin file that, read after `gin`, scans the layers."""
-        return "t5_1_1/scanned" if self.shares_bias else "parts/scanned"
+        return self.scanned_gin or ("t5_1_1/scanned" if self.shares_bias else "parts/scanned")
 
     def table(self, attributes: Attributes) -> Sequence[Rule]:
         """The rules for one configuration."""
@@ -81,6 +83,7 @@ _MODULES = (
     "albert",
     "bart",
     "bert",
+    "big_bird",
     "clip",
     "deberta",
     "fused",
