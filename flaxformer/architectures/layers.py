@@ -144,7 +144,8 @@ class EncoderLayer(BaseLayer, ParameterRemappable):
       dropout_factory: makes modules called as `(x, deterministic=...)`.
       layer_norm_factory: makes modules called as `(x)`.
       relative_position_bias_factory: makes this layer's own position bias.
-      shared_relative_position_bias: the bias module the stack shares; excludes the previous.
+      shared_relative_position_bias: the bias module the stack shares; excludes the previous. Attention that names the
+        keyword `bias_module` is given either, beside what it gave.
       activation_partitioning_dims: accepted for old configurations: 1, 2 or None.
       parallel: attention and MLP side by side, scaled by 1/√2. The logit mask is then ignored, as published
         parallel checkpoints saw it.
@@ -218,7 +219,7 @@ class EncoderLayer(BaseLayer, ParameterRemappable):
         offered = {"step": step, "enable_dropout": enable_dropout}
 
         def attend(x: Array) -> Array:
-            return attend_with(self.attention, x, x, encoder_mask, bias, **offered)
+            return attend_with(self.attention, x, x, encoder_mask, bias, bias_module=self.relpos_bias, **offered)
 
         def feed_forward(x: Array) -> Array:
             return call_part(self.mlp, x, **offered)

@@ -6,6 +6,8 @@ import pytest
 from tests.parity import encoder_decoders, generation
 from tests.parity.recorded import Recorded
 
+FAMILIES = ("longt5_local", "longt5_tglobal")
+
 
 class InBlocks(Recorded):
     """The cases of a family whose encoder's weights are `[b blocks N c 3c]`: to a block's neighbours and itself."""
@@ -14,25 +16,32 @@ class InBlocks(Recorded):
         found = super().gave(case, name)
         if name != "encoder_attentions" or found is None:
             return found
-        length = self.given(case, "input_ids").shape[1]
-        return [on_the_diagonal(weights, length) for weights in found]
+        lengths = [self.given(case, "input_ids").shape[1] for case in (case, *self.cases)]
+        return [on_the_diagonal(weights, lengths[0], max(lengths)) for weights in found]
 
 
-def on_the_diagonal(weights, length):
-    """The weights as `[b N S S]`."""
-    batch, blocks, heads, size, _ = weights.shape
-    out = np.zeros((batch, heads, blocks * size, (blocks + 2) * size), np.float32)
+def on_the_diagonal(weights, length, width):
+    """The weights as `[b N S width+G]`, those on globals last."""
+    batch, blocks, heads, size, columns = weights.shape
+    tokens = np.zeros((batch, heads, blocks * size, (blocks + 2) * size), np.float32)
     for block in range(blocks):
         start = block * size
-        out[:, :, start : start + size, start : start + 3 * size] = weights[:, block]
-    return out[:, :, :length, size : size + length]
+        tokens[:, :, start : start + size, start : start + 3 * size] = weights[:, block, ..., : 3 * size]
+    out = np.zeros((batch, heads, length, width + columns - 3 * size), np.float32)
+    out[..., :length] = tokens[:, :, :length, size : size + length]
+    out[..., width:] = np.swapaxes(weights[..., 3 * size :], 1, 2).reshape(batch, heads, blocks * size, -1)[
+        :, :, :length
+    ]
+    return out
 
 
-def test_local_attention(monkeypatch):
+@pytest.mark.parametrize("family", FAMILIES)
+def test_long_inputs(family, monkeypatch):
     monkeypatch.setattr(encoder_decoders, "Recorded", InBlocks)
-    assert encoder_decoders.check("longt5_local") <= 1e-4
+    assert encoder_decoders.check(family) <= 1e-4
 
 
 @pytest.mark.slow
-def test_all_recorded_generation():
-    assert generation.check("longt5_local")[0] >= 8
+@pytest.mark.parametrize("family", FAMILIES)
+def test_all_recorded_generation(family):
+    assert generation.check(family)[0] >= 8
