@@ -51,7 +51,7 @@ class ConvolvedEncoderLayer(EncoderLayer):
 
     Attributes:
       attention, mlp, ...: as in `EncoderLayer`.
-      convolution: over tokens, such as `TokenConvolution`.
+      convolution: over tokens, as long as its input, such as `StridedConvolution`.
       activation: of what it gives.
 
     Source: He et al. 2020, "DeBERTa", https://arxiv.org/abs/2006.03654; the convolution came with its second release,

@@ -33,7 +33,9 @@ def changed(tmp_path, **changes):
         ({"position_buckets": -1}, [r"rel_embeddings.weight is \[12, 32\], expected \[64, 32\]"]),
         ({"max_relative_positions": 9, "position_buckets": 0}, [r"is \[12, 32\], expected \[18, 32\]"]),
         ({"norm_rel_ebd": "none"}, ["unexpected deberta.encoder.LayerNorm.weight"]),
-        ({"relative_attention": False}, ["unexpected deberta.encoder.rel_embeddings.weight"]),
+        ({"relative_attention": False, "pos_att_type": []}, ["unexpected deberta.encoder.rel_embeddings.weight"]),
+        ({"relative_attention": False}, [r"has pos_att_type=\['p2c', 'c2p'\], which is not implemented"]),
+        ({"pos_att_type": None}, ["does not say 'pos_att_type'"]),
         ({"legacy": False}, ["missing lm_predictions.lm_head.dense.weight", "unexpected cls.predictions.bias"]),
         ({"conv_kernel_size": 3, "conv_groups": 2}, [r"missing deberta.encoder.conv.conv.weight \[32, 16, 3\]"]),
         (

@@ -65,16 +65,17 @@ def settings(attributes: Attributes, names: Collection[str]) -> dict[str, Any]:
 
 def _relative(attributes: Attributes) -> dict[str, Any]:
     """What the attention knows of distances."""
-    names = ("max_relative_positions", "position_buckets", "pos_att_type", "norm_rel_ebd", "share_att_key")
     if not attributes.get("relative_attention", False):
-        attributes.without_effect(*names)
+        attributes.one_of("pos_att_type", [], "none")  # others would change the scale of the scores
+        attributes.without_effect("max_relative_positions", "position_buckets", "norm_rel_ebd", "share_att_key")
         return {
             "ENCODER": Gin("@t5_architecture.Encoder"),
             "ATTENTION": Gin("@dense_attention.MultiHeadDotProductAttention()"),
         }
     furthest, buckets = attributes.get("max_relative_positions", -1), attributes.get("position_buckets", -1)
     furthest = attributes.get("max_position_embeddings", 512) if furthest < 1 else furthest
-    terms = attributes.one_of("pos_att_type", ["p2c", "c2p"], *_TERMS)
+    attributes.need("pos_att_type")
+    terms = attributes.one_of("pos_att_type", *_TERMS)
     normed = attributes.one_of("norm_rel_ebd", "none", "layer_norm") == "layer_norm"
     return {
         "NUM_BUCKETS": buckets if buckets > 0 else furthest,
@@ -87,7 +88,7 @@ def _relative(attributes: Attributes) -> dict[str, Any]:
 
 
 # Older files write them as one string.
-_TERMS = (["c2p", "p2c"], ["c2p"], ["p2c"], "p2c|c2p", "c2p|p2c", "c2p", "p2c")
+_TERMS = (["p2c", "c2p"], ["c2p", "p2c"], ["c2p"], ["p2c"], "p2c|c2p", "c2p|p2c", "c2p", "p2c")
 
 
 def _convolution(attributes: Attributes, layers: int) -> dict[str, Any]:
@@ -99,6 +100,7 @@ def _convolution(attributes: Attributes, layers: int) -> dict[str, Any]:
     return {
         "LAYERS": Gin(f"({', '.join(kinds)},)"),
         "CONVOLUTION_SIZE": size,
+        "CONVOLUTION_PADDING": ((size - 1) // 2, (size - 1) // 2),
         "CONVOLUTION_GROUPS": attributes.get("conv_groups", 1),
         "CONVOLUTION_ACTIVATION": activation(attributes, "conv_act", "tanh"),
     }
