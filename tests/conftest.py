@@ -1,7 +1,26 @@
 """Tests run on the CPU, seen as eight devices so that sharding is real."""
 
 import os
+import pathlib
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+
+# Most of the time goes into compiling, and the programs are tiny: LLVM's costly passes are left out.
+if "xla_backend_optimization_level" not in os.environ["XLA_FLAGS"]:
+    os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+MOST_MAPPINGS = 20_000  # of memory per process; Linux allows 65,530, and each compiled program takes a few
+
+
+@pytest.fixture(autouse=True, scope="module")
+def bounded_number_of_compiled_programs():
+    """Lets go of compiled programs before the process runs out of memory mappings, at which LLVM would crash."""
+    yield
+    mappings = pathlib.Path("/proc/self/maps")
+    if mappings.exists() and mappings.read_text().count("\n") > MOST_MAPPINGS:
+        jax.clear_caches()

@@ -145,8 +145,7 @@ class ModelSession:
         scanned: Any = self.model.apply(context.variables, method=_scans_layers)
         row_axis, (rows, length) = 1 if scanned else 0, prompts.tokens.shape
         _check_rows(changed["cache"], row_axis, rows)
-        branches = _can_branch(changed["cache"], caches)
-        rewinds = all(kind.rewinds for kind in caches.values())
+        branches, rewinds = (can(changed["cache"], caches) for can in (_can_branch, _can_rewind))
         memory = Memory(changed["cache"], step, self._hidden(changed), row_axis, length, branches, rewinds)
         return logits, context, memory
 
@@ -169,9 +168,9 @@ class ModelSession:
         """Reads several tokens per row in one call; returns the logits behind each. `keep` takes some of them back."""
         if not memory.rewinds:
             raise ValueError(
-                "several tokens were to be read and some taken back, and a cache of the model forgets old tokens for "
-                "new ones at once; expected caches such as FullCache(). Decode without a draft, or give the layers "
-                "another cache and reach=Window(...)."
+                "several tokens were to be read and some taken back, and the model keeps what cannot be taken back: a "
+                "ring of recent tokens, a convolution's history or a running sum; expected caches such as FullCache() "
+                "alone. Decode without a draft, or give the layers another cache and reach=Window(...)."
             )
         logits, memory = self.take(context, memory, tokens, widened(memory.step, tokens.shape[1]))
         return logits, memory.replace(step=memory.step.advance())
@@ -257,13 +256,22 @@ def _branched(memory: Memory, width: int) -> Memory:
 
 
 def _can_branch(cache: Any, caches: Mapping[tuple[str, ...], Any]) -> bool:
-    """Whether all that was cached is kept by slots that branches can share."""
+    """Whether all that was cached is kept by slots that branches can share; of unknown modules nothing is assumed."""
+    kept = [(caches.get(owner), name in BY_SLOT) for owner, name in _leaves(cache)]
+    return all(by_slot and kind is not None and kind.branches for kind, by_slot in kept)
+
+
+def _can_rewind(cache: Any, caches: Mapping[tuple[str, ...], Any]) -> bool:
+    """Whether all that was cached is kept by slots that may be written anew, in modules of a user's own by its name."""
+    kept = [(caches.get(owner), name in BY_SLOT) for owner, name in _leaves(cache)]
+    return all(by_slot and (kind is None or kind.rewinds) for kind, by_slot in kept)
+
+
+def _leaves(cache: Any) -> Iterator[tuple[tuple[str, ...], str]]:
+    """The owner and the name of every cache array."""
     for path, _ in jax.tree_util.tree_leaves_with_path(cache):
         *owner, name = (str(getattr(key, "key", key)) for key in path)
-        kind = caches.get(tuple(owner))
-        if kind is None or not kind.branches or name not in BY_SLOT:
-            return False
-    return True
+        yield tuple(owner), name
 
 
 def _held_in_place(context: Context, tokens: Int[Array, " R"]) -> tuple[Context, Int[Array, " R"]]:

@@ -216,8 +216,8 @@ def partitioned(
 
     >>> only = partitioned([(r".*/bias", optax.sgd(1.0))])
     >>> params = {"a": {"bias": 1.0, "kernel": 1.0}}
-    >>> optax.apply_updates(params, only.update(params, only.init(params), params)[0])
-    {'a': {'bias': Array(0., dtype=float32...), 'kernel': Array(1., dtype=float32...)}}
+    >>> jax.tree.map(float, optax.apply_updates(params, only.update(params, only.init(params), params)[0]))
+    {'a': {'bias': 0.0, 'kernel': 1.0}}
     """
     chosen = {str(number): told(optimizer, lambda: logical_axes) for number, (_, optimizer) in enumerate(parts)}
 

@@ -38,15 +38,15 @@ def search(step, cache, tokens, first, axis):
     return last, read
 
 
-@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("scan", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_beams_are_expanded_and_reordered_by_leaf_name_and_batch_axis(scan):
     model, axis = models.encoder_decoder(scan=scan), int(scan)
     apply = {"enable_dropout": False, "mutable": ["cache"]}
     ones = jnp.ones((2, LENGTH), jnp.int32)
     params = jax.jit(lambda: model.init(jax.random.key(0), SOURCE, ones, ones, enable_dropout=False)["params"])()
     variables = {"params": params}
-    encoded = model.apply(variables, SOURCE, enable_dropout=False, method="encode")
-    _, made = model.apply(variables, jnp.ones_like(SOURCE), ones, ones, decode=True, **apply)
+    encoded = jax.jit(lambda: model.apply(variables, SOURCE, enable_dropout=False, method="encode"))()
+    _, made = jax.jit(lambda: model.apply(variables, jnp.ones_like(SOURCE), ones, ones, decode=True, **apply))()
     over_rows(lambda leaf: np.testing.assert_equal(leaf.shape[axis], 2), made["cache"])
     cache = over_rows(lambda leaf: jnp.repeat(leaf, BEAMS, axis), made["cache"])
     wide, source = jnp.repeat(encoded, BEAMS, 0), jnp.repeat(jnp.asarray(SOURCE), BEAMS, 0)

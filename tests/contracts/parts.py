@@ -184,6 +184,7 @@ PARTS = {
             "cast_input_dtype": "int16",
             "dtype": "bfloat16",
             "attend_dtype": UNUSED,  # concerns `attend`
+            "scale": 2.0,
             "embedding_init": ONES,
             "one_hot": True,
             "axes": ("other", "embed"),
@@ -194,7 +195,7 @@ PARTS = {
         embedding.PositionEmbed,
         {"num_embeddings": 8, "features": 4},
         (IDS % 8,),
-        {"num_embeddings": 9, "features": 5, "dtype": UNUSED, "embedding_init": ONES},
+        {"num_embeddings": 9, "features": 5, "dtype": UNUSED, "embedding_init": ONES, "offset": 1},
     ),
     "HashEmbed": Part(
         embedding.HashEmbed,

@@ -1,7 +1,6 @@
 """What every public part promises: jit, gradients, bfloat16, vmap, scan, remat, and that each field means something."""
 
 import dataclasses
-import doctest
 import importlib
 import pkgutil
 
@@ -144,7 +143,5 @@ def modules():
 
 
 @pytest.mark.parametrize("name", modules())
-def test_doctests(name):
-    module = importlib.import_module(name)
-    assert module.__doc__, "every module says what it is for"
-    assert doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE).failed == 0
+def test_every_module_says_what_it_is_for(name):
+    assert importlib.import_module(name).__doc__

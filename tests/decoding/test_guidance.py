@@ -29,6 +29,7 @@ def test_both_contexts_are_weighed_at_every_step(scale):
             assert np.asarray(found.tokens)[item, 0, : len(expected)].tolist() == expected
 
 
+@pytest.mark.slow
 def test_a_scale_of_one_is_no_guidance_under_beams_and_drafts():
     model, variables = tiny()
     prompts, other = np.array([[3, 4], [5, 0]]), np.array([[7, 8, 9], [6, 0, 0]])

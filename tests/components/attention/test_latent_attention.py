@@ -131,6 +131,7 @@ def test_the_cache_holds_a_latent_and_a_rotated_key_per_token():
     assert shapes == {"cached_key": (1, 1, 64, 10), "cached_value": (1, 1, 512, 10)}
 
 
+@pytest.mark.slow
 def test_latents_are_kept_in_any_kind_of_cache():
     layer = latent(reach=Window(left=2))
     params = params_of(layer)

@@ -68,12 +68,18 @@ def test_a_window_of_nothing_is_refused():
         RingCache(0)
 
 
-def test_tokens_cannot_be_taken_back_from_a_ring():
-    model = models.decoder_only(
-        bias=False, make_attention=lambda: models.attention(cache=RingCache(3), positions=Rotary())
-    )
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: models.attention(cache=RingCache(3), positions=Rotary()),
+        lambda: models.attention(k_conv=models.convolve()),
+    ],
+    ids=["ring", "convolution"],
+)
+def test_tokens_cannot_be_taken_back_from_what_has_no_slots(make):
+    model = models.decoder_only(bias=False, make_attention=make)
     tokens = np.array([[3, 4, 5]])
     params = model.init(jax.random.key(0), tokens, tokens, enable_dropout=False)["params"]
     options = {"strategy": Greedy(), "draft": PromptLookup(), "max_new_tokens": 4, "eos_id": 1}
-    with pytest.raises(ValueError, match="a cache of the model forgets old tokens"):
+    with pytest.raises(ValueError, match="the model keeps what cannot be taken back: a ring"):
         generate(model, {"params": params}, tokens, **options)
