@@ -34,6 +34,7 @@ lint: .venv/lint.stamp
 
 bench: .venv/benchmarks.stamp
 	.venv/bin/python -m benchmarks.attention
+	.venv/bin/python -m benchmarks.decode
 	.venv/bin/python -m benchmarks.step_time
 
 clean:
