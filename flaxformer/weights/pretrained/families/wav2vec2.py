@@ -20,7 +20,8 @@ from flaxformer.weights.pretrained.transforms import Rows, Transposed
 
 _OF_TRAINING = (
     "apply_spec_augment", "codevector_dim", "contrastive_logits_temperature", "ctc_loss_reduction",
-    "ctc_zero_infinity", "diversity_loss_weight", "feat_extract_dropout", "feat_quantizer_dropout", "layerdrop",
+    "ctc_zero_infinity", "diversity_loss_weight", "feat_extract_dropout", "feat_quantizer_dropout",
+    "hidden_dropout_prob", "layerdrop",
     "mask_channel_length", "mask_channel_min_space", "mask_channel_other", "mask_channel_prob",
     "mask_channel_selection", "mask_feature_length", "mask_feature_min_masks", "mask_feature_prob", "mask_time_length",
     "mask_time_min_masks", "mask_time_min_space", "mask_time_other", "mask_time_prob", "mask_time_selection",
