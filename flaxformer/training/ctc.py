@@ -62,7 +62,7 @@ def best_labels(
     Returns:
       The labels of every row, and how many they are.
 
-    >>> scores = jax.nn.one_hot(jnp.array([[3, 3, 0, 3, 2, 0]]), 4)
+    >>> scores = jnp.eye(4)[jnp.array([[3, 3, 0, 3, 2, 0]])]
     >>> labels, lengths = best_labels(scores)
     >>> labels[0, :3].tolist(), int(lengths[0])
     ([3, 3, 2], 3)
