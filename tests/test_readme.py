@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import shlex
 
 import pytest
 
@@ -33,8 +34,8 @@ def test_the_commands_exist():
     targets = re.findall(r"^(\w[\w-]*):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
     assert {"demo", "test"} <= set(re.findall(r"^    make (\S+)", TEXT, flags=re.MULTILINE)) <= set(targets)
     for line in re.findall(r"^    flaxformer (.*)$", TEXT, flags=re.MULTILINE):
-        arguments = cli.parse(line.partition("#")[0].split())
-        for name in [*getattr(arguments, "files", []), *arguments.gin_file]:
+        arguments = cli.parse(shlex.split(line, comments=True))
+        for name in [*getattr(arguments, "files", []), *getattr(arguments, "gin_file", [])]:
             configs.find(name)
 
 
