@@ -230,7 +230,8 @@ class Step:
         if self.valid is None:  # the last of them is the furthest
             return cast(Array, self.positions)[:, -1:]
         current = self.slots()
-        return jnp.max(jnp.where(current.key_valid, current.key_positions, -1), axis=-1, keepdims=True)
+        written = jnp.where(current.key_valid, current.key_positions, -1)
+        return jnp.max(written, axis=-1, keepdims=True, initial=-1)
 
 
 def write_columns(stored: Shaped[Array, "*#B S"], update: Shaped[Array, "*#B T"], slot: Int[Array, ""]) -> Array:

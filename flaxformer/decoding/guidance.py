@@ -58,6 +58,9 @@ class GuidedSession:
         logits, context, memory = self.session.prefill(context, prompts, cache_length)
         return self._merged(logits), context, _own(memory)
 
+    def unread(self, memory: Memory, prompts: Prompts, cache_length: int) -> Memory | None:
+        return self.session.unread(memory, prompts, cache_length)
+
     def step(self, context: Context, memory: Memory, tokens: Int[Array, " R"]) -> tuple[Float[Array, "R V"], Memory]:
         logits, memory = self.session.step(context, memory, _twice(tokens))
         return self._merged(logits), _own(memory)

@@ -57,7 +57,7 @@ class Loop:
     checks: bool = False
 
     def begin(self, variables: Mapping[str, Any], inputs: Mapping[str, Array], rng: PRNGKey) -> Running:
-        """Reads the inputs and writes the first token of every row.
+        """Reads the inputs and, unless the first step may do so, writes the first token of every row.
 
         The rows of an item are made after the prefill, which therefore runs at the batch size of the inputs.
 
@@ -70,19 +70,24 @@ class Loop:
         cache_length = prompts.tokens.shape[1] + self.request.max_new_tokens - (not strategy.reads_last)
         logits, context, memory = session.prefill(context, prompts, cache_length)
         check_vocabulary(strategy, self.request, logits.shape[-1])
+        unread = session.unread(memory, prompts, cache_length)
         prompts = prompts.first(self.request.batch)
         prompts = dataclasses.replace(prompts, lengths=prompts.lengths + session.lengths_before)
         state = strategy.init(self.request, prompts, rng)
-        logits = jnp.repeat(logits, strategy.width, axis=0)  # equal rows: no reordering
-        fault = Fault.none().note(not_finite(logits), jnp.zeros((1,), jnp.int32)) if self.checks else None
-        tokens, _, state = strategy.update(logits, state, **self._seen(memory))
+        fault = Fault.none() if self.checks else None
+        if unread is None:
+            logits = jnp.repeat(logits, strategy.width, axis=0)  # equal rows: no reordering
+            fault = fault and fault.note(not_finite(logits), jnp.zeros((1,), jnp.int32))
+            tokens, _, state = strategy.update(logits, state, **self._seen(memory))
+        else:
+            memory, tokens = unread, jnp.repeat(prompts.tokens[:, 0], strategy.width)
         return Running(
-            context,
-            tokens,
-            session.expand(memory, strategy.width, branching=True),
-            state,
-            jnp.ones((), jnp.int32),
-            fault,
+            context=context,
+            tokens=tokens,
+            memory=session.expand(memory, strategy.width, branching=True),
+            state=state,
+            written=jnp.asarray(unread is None, jnp.int32),
+            fault=fault,
         )
 
     def _seen(self, memory: Any) -> dict[str, Any]:

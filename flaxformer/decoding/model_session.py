@@ -149,6 +149,17 @@ class ModelSession:
         memory = Memory(changed["cache"], step, self._hidden(changed), row_axis, length, branches, rewinds)
         return logits, context, memory
 
+    def unread(self, memory: Memory, prompts: Prompts, cache_length: int) -> Memory | None:
+        """The memory before its prompts of one token each were read, so that the first step may read them.
+
+        Nothing then asks for what `prefill` computed but the encoder's keys and values, XLA drops it, and the decoder
+        is compiled once instead of twice. None for longer prompts, and where an empty cache is more than empty slots.
+        """
+        if memory.prompt > 1 or prompts.prefix is not None or self.hidden or not memory.branches:
+            return None
+        step = Step.start(prompts.valid[:, :0], cache_length).advance()
+        return memory.replace(cache=jax.tree.map(jnp.zeros_like, memory.cache), step=step, prompt=0)
+
     def take(
         self, context: Context, memory: Memory, tokens: Int[Array, "R T"], step: Step
     ) -> tuple[Float[Array, "R T V"], Memory]:

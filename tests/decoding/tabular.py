@@ -41,6 +41,9 @@ class TableSession:
         memory = Memory(before[:, 1:], self._states(variables, prompts.tokens))
         return variables["table"][before[:, 0], before[:, 1]], variables, memory
 
+    def unread(self, memory, prompts, cache_length):
+        return None
+
     def step(self, variables, memory, tokens):
         before = memory.before[:, -1]
         memory = Memory(tokens[:, None], self._states(variables, tokens[:, None]))

@@ -168,3 +168,13 @@ def test_ids_outside_the_vocabulary_and_wrong_strategies_are_refused():
     for strategy in (Greedy, "greedy"):
         with pytest.raises(ValueError, match="expected a strategy object such as"):
             generate(model, variables, SOURCE, strategy=strategy, max_new_tokens=2, eos_id=EOS)
+
+
+@pytest.mark.parametrize("strategy", [Greedy(), BeamSearch(2)], ids=["greedy", "beam"])
+def test_a_start_token_alone_is_read_by_the_first_step(strategy):
+    """So that the decoder's layers are compiled once, inside the loop."""
+    model, variables = model_of("encdec_v11")
+    options = {"strategy": strategy, "max_new_tokens": 3, "eos_id": EOS}
+    program = jax.jit(lambda variables: generate(model, variables, SOURCE, **options)).lower(variables).compile()
+    products = [line for line in program.as_text().splitlines() if "decoder/" in line and "/mlp/w" in line]
+    assert products and all("while/body" in line for line in products)
