@@ -17,7 +17,6 @@ import dataclasses
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 
 from flaxformer.architectures.t5.t5_architecture import (
     Decoder,
@@ -32,6 +31,7 @@ from flaxformer.components.dense import MlpBlock
 from flaxformer.components.embedding import Embed, PositionEmbed
 from flaxformer.components.layer_norm import LayerNorm
 from flaxformer.components.logits import TiedLogits
+from gallery import Page, cross_entropy, show, text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ SIZES = {
     "base": Size(layers=6, heads=12, width=768, mlp_width=3072),
     "large": Size(layers=12, heads=16, width=1024, mlp_width=4096),
 }
-PADDING = 1
+PADDING, END = 1, 2
 
 
 def bart(size: Size, dropout_rate: float = 0.1, dtype: str = "float32") -> EncoderDecoder:
@@ -159,38 +159,19 @@ def bart(size: Size, dropout_rate: float = 0.1, dtype: str = "float32") -> Encod
     )
 
 
-def number_of_parameters(size: Size) -> int:
-    """Counted by tracing: nothing is allocated."""
-    tokens = jnp.ones((1, 2), jnp.int32)
-    shapes = jax.eval_shape(lambda: bart(size).init(jax.random.key(0), tokens, tokens, tokens, enable_dropout=False))
-    return sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
+def example(size: Size) -> tuple[tuple, dict]:
+    """Rows to read, what the decoder has read when it predicts each target (the end comes first), and the targets."""
+    targets = text(size.vocabulary)  # [B T]
+    shifted = jnp.pad(targets[:, :-1], ((0, 0), (1, 0)), constant_values=END)
+    return (text(size.vocabulary, seed=1), shifted, targets), {}
 
 
-def main() -> None:
-    for name, size in SIZES.items():
-        print(f"{name:6}{number_of_parameters(size):>16,} parameters")
+def loss(logits: jax.Array) -> jax.Array:
+    """Of the logits `[B T V]` for the example."""
+    return cross_entropy(logits, text(logits.shape[-1]))
 
-    model = bart(SIZES["tiny"])
-    inputs, targets = jax.random.randint(jax.random.key(1), (2, 4, 10), 3, SIZES["tiny"].vocabulary)  # [B T] x 2
-    shifted = jnp.pad(targets[:, :-1], ((0, 0), (1, 0)), constant_values=2)  # starts with the token that ends
-    init = jax.jit(lambda key: model.init(key, inputs, shifted, targets, enable_dropout=False))
-    params = init(jax.random.key(0))["params"]
-    optimizer = optax.adam(1e-2)
 
-    @jax.jit
-    def step(params, optimizer_state, key):
-        def loss(params):
-            predicted = model.apply({"params": params}, inputs, shifted, targets, rngs={"dropout": key})  # [B T V]
-            return optax.softmax_cross_entropy_with_integer_labels(predicted, targets).mean()
-
-        value, gradients = jax.value_and_grad(loss)(params)
-        updates, optimizer_state = optimizer.update(gradients, optimizer_state, params)
-        return optax.apply_updates(params, updates), optimizer_state, value
-
-    params, optimizer_state, before = step(params, optimizer.init(params), jax.random.key(2))
-    _, _, after = step(params, optimizer_state, jax.random.key(3))
-    print(f"loss of the tiny one: {before:.3f}, and after one training step: {after:.3f}")
-
+PAGE = Page("bart", SIZES, bart, example, loss)
 
 if __name__ == "__main__":
-    main()
+    show(PAGE)

@@ -17,7 +17,6 @@ import dataclasses
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 
 from flaxformer.architectures.heads import Classifier, EncoderWithHeads, Pooler
 from flaxformer.architectures.t5.t5_architecture import Encoder, EncoderLayer, PostNorm
@@ -27,6 +26,7 @@ from flaxformer.components.dense import MlpBlock
 from flaxformer.components.embedding import Embed, PositionEmbed
 from flaxformer.components.layer_norm import LayerNorm
 from flaxformer.components.logits import TransformedLogits
+from gallery import Page, cross_entropy, show, text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +44,7 @@ SIZES = {
     "base": Size(layers=12, heads=12, width=768, mlp_width=3072),
     "large": Size(layers=24, heads=16, width=1024, mlp_width=4096),
 }
+MASK = 103  # the token that stands for hidden ones
 
 
 def bert(size: Size, dropout_rate: float = 0.1, dtype: str = "float32") -> EncoderWithHeads:
@@ -131,43 +132,31 @@ def bert(size: Size, dropout_rate: float = 0.1, dtype: str = "float32") -> Encod
     return EncoderWithHeads(encoder_factory=encoder, head_factories=heads)
 
 
-def number_of_parameters(size: Size) -> int:
-    """Counted by tracing: nothing is allocated."""
-    tokens = jnp.ones((1, 2), jnp.int32)
-    shapes = jax.eval_shape(lambda: bert(size).init(jax.random.key(0), tokens, enable_dropout=False))
-    return sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
+def masked(vocabulary: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Tokens, every third of them hidden, what they were, and which are hidden; `[B T]` each."""
+    targets = text(vocabulary)
+    hidden = jnp.broadcast_to(jnp.arange(targets.shape[1]) % 3 == 1, targets.shape)
+    return jnp.where(hidden, MASK, targets), targets, hidden
 
 
-def main() -> None:
-    for name, size in SIZES.items():
-        print(f"{name:6}{number_of_parameters(size):>16,} parameters")
+def loss_of_masked(outputs: dict[str, jax.Array]) -> jax.Array:
+    _, targets, hidden = masked(outputs["masked_lm"].shape[-1])
+    return cross_entropy(outputs["masked_lm"], targets, where=hidden)
 
-    model = bert(SIZES["tiny"])
-    targets = jax.random.randint(jax.random.key(1), (4, 10), 1, SIZES["tiny"].vocabulary)  # [B T]
-    hidden = jnp.arange(10) % 3 == 1  # these are to be guessed
-    tokens = jnp.where(hidden, 103, targets)
-    types = jnp.broadcast_to(jnp.arange(10) // 5, tokens.shape)  # two sentences
-    follows = jnp.zeros(4, jnp.int32)
-    init = jax.jit(lambda key: model.init(key, tokens, token_types=types, enable_dropout=False))
-    params = init(jax.random.key(0))["params"]
-    optimizer = optax.adam(1e-2)
 
-    @jax.jit
-    def step(params, optimizer_state, key):
-        def loss(params):
-            outputs = model.apply({"params": params}, tokens, token_types=types, rngs={"dropout": key})
-            guessed = optax.softmax_cross_entropy_with_integer_labels(outputs["masked_lm"], targets)
-            order = optax.softmax_cross_entropy_with_integer_labels(outputs["next_sentence"], follows)
-            return jnp.mean(guessed, where=hidden) + order.mean()
+def example(size: Size) -> tuple[tuple, dict]:
+    """Rows of two sentences each."""
+    tokens, _, _ = masked(size.vocabulary)
+    return (tokens,), {"token_types": jnp.broadcast_to(jnp.arange(tokens.shape[1]) // 3, tokens.shape)}
 
-        value, gradients = jax.value_and_grad(loss)(params)
-        updates, optimizer_state = optimizer.update(gradients, optimizer_state, params)
-        return optax.apply_updates(params, updates), optimizer_state, value
 
-    params, optimizer_state, before = step(params, optimizer.init(params), jax.random.key(2))
-    _, _, after = step(params, optimizer_state, jax.random.key(3))
-    print(f"loss of the tiny one: {before:.3f}, and after one training step: {after:.3f}")
+def loss(outputs: dict[str, jax.Array]) -> jax.Array:
+    """What the hidden tokens were, and that the second sentence follows."""
+    follows = jnp.zeros(len(outputs["next_sentence"]), jnp.int32)
+    return loss_of_masked(outputs) + cross_entropy(outputs["next_sentence"], follows)
 
+
+PAGE = Page("bert", SIZES, bert, example, loss)
 
 if __name__ == "__main__":
-    main()
+    show(PAGE)

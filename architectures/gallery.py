@@ -8,6 +8,8 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 
 
@@ -64,3 +66,24 @@ def show(page: Page) -> None:
         print(f"{size:8}{number_of_parameters(page, size):>18,} parameters")
     before, after = losses(page)
     print(f"loss of the tiny one: {before:.3f}, and after one training step: {after:.3f}")
+
+
+def text(vocabulary: int, length: int = 6, seed: int = 0) -> jax.Array:
+    """Two rows of tokens by chance, `[2 length]`; ids below 4 stand for padding, ends and the like and are left out."""
+    return jnp.asarray(np.random.default_rng(seed).integers(4, vocabulary, (2, length)), jnp.int32)
+
+
+def cross_entropy(logits: jax.Array, targets: jax.Array, where: jax.Array | None = None) -> jax.Array:
+    """Mean over the targets `[*B]`, or those of them that `where` names; `logits` are `[*B V]`."""
+    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, targets), where=where)
+
+
+def continuation(size: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The example of a model that continues text."""
+    tokens = text(size.vocabulary, 7)[:, :-1]  # [B T]
+    return (tokens,), {"decoder_valid": jnp.ones_like(tokens)}
+
+
+def loss_of_continuation(logits: jax.Array) -> jax.Array:
+    """For `continuation`: how well each token's successor is predicted, from `[B T V]`."""
+    return cross_entropy(logits, text(logits.shape[-1], 7)[:, 1:])

@@ -13,9 +13,6 @@ Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learner
 import dataclasses
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
-import optax
 
 from flaxformer.architectures.t5.t5_architecture import Decoder, DecoderLayer, DecoderOnly
 from flaxformer.components.attention.dense_attention import MultiHeadDotProductAttention
@@ -23,6 +20,7 @@ from flaxformer.components.dense import MlpBlock
 from flaxformer.components.embedding import Embed, PositionEmbed
 from flaxformer.components.layer_norm import LayerNorm
 from flaxformer.components.logits import TiedLogits
+from gallery import Page, continuation, loss_of_continuation, show
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,41 +117,7 @@ def gpt2(size: Size, dropout_rate: float = 0.1, dtype: str = "float32") -> Decod
     return DecoderOnly(decoder_factory=decoder, padding_id=None)  # no id is padding
 
 
-def number_of_parameters(size: Size) -> int:
-    """Counted by tracing: nothing is allocated."""
-    tokens = jnp.ones((1, 2), jnp.int32)
-    shapes = jax.eval_shape(
-        lambda: gpt2(size).init(jax.random.key(0), tokens, decoder_valid=tokens, enable_dropout=False)
-    )
-    return sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
-
-
-def main() -> None:
-    for name, size in SIZES.items():
-        print(f"{name:6}{number_of_parameters(size):>16,} parameters")
-
-    model = gpt2(SIZES["tiny"])
-    tokens = jax.random.randint(jax.random.key(1), (4, 11), 0, SIZES["tiny"].vocabulary)
-    inputs, targets = tokens[:, :-1], tokens[:, 1:]  # [B T] x 2
-    valid = jnp.ones_like(inputs)
-    init = jax.jit(lambda key: model.init(key, inputs, decoder_valid=valid, enable_dropout=False))
-    params = init(jax.random.key(0))["params"]
-    optimizer = optax.adam(1e-2)
-
-    @jax.jit
-    def step(params, optimizer_state, key):
-        def loss(params):
-            predicted = model.apply({"params": params}, inputs, decoder_valid=valid, rngs={"dropout": key})  # [B T V]
-            return optax.softmax_cross_entropy_with_integer_labels(predicted, targets).mean()
-
-        value, gradients = jax.value_and_grad(loss)(params)
-        updates, optimizer_state = optimizer.update(gradients, optimizer_state, params)
-        return optax.apply_updates(params, updates), optimizer_state, value
-
-    params, optimizer_state, before = step(params, optimizer.init(params), jax.random.key(2))
-    _, _, after = step(params, optimizer_state, jax.random.key(3))
-    print(f"loss of the tiny one: {before:.3f}, and after one training step: {after:.3f}")
-
+PAGE = Page("gpt2", SIZES, gpt2, continuation, loss_of_continuation)
 
 if __name__ == "__main__":
-    main()
+    show(PAGE)

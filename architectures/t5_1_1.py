@@ -17,7 +17,6 @@ import dataclasses
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 
 from flaxformer.architectures.t5.t5_architecture import Decoder, DecoderLayer, Encoder, EncoderDecoder, EncoderLayer
 from flaxformer.components.attention.dense_attention import MultiHeadDotProductAttention
@@ -25,6 +24,7 @@ from flaxformer.components.dense import DenseGeneral, MlpBlock
 from flaxformer.components.embedding import Embed
 from flaxformer.components.layer_norm import T5LayerNorm
 from flaxformer.components.relative_position_biases import RelativePositionBiases
+from gallery import Page, cross_entropy, show, text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,37 +169,18 @@ def t5_1_1(size: Size, dropout_rate: float = 0.0, dtype: str = "bfloat16") -> En
     )
 
 
-def number_of_parameters(size: Size) -> int:
-    """Counted by tracing: nothing is allocated."""
-    tokens = jnp.ones((1, 2), jnp.int32)
-    shapes = jax.eval_shape(lambda: t5_1_1(size).init(jax.random.key(0), tokens, tokens, tokens, enable_dropout=False))
-    return sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
+def example(size: Size) -> tuple[tuple, dict]:
+    """Rows to read, what the decoder has read when it predicts each target (0 comes first), and the targets."""
+    targets = text(size.vocabulary)  # [B T]
+    return (text(size.vocabulary, seed=1), jnp.pad(targets[:, :-1], ((0, 0), (1, 0))), targets), {}
 
 
-def main() -> None:
-    for name, size in SIZES.items():
-        print(f"{name:6}{number_of_parameters(size):>16,} parameters")
+def loss(logits: jax.Array) -> jax.Array:
+    """Of the logits `[B T V]` for the example."""
+    return cross_entropy(logits, text(logits.shape[-1]))
 
-    model = t5_1_1(SIZES["tiny"], dropout_rate=0.1, dtype="float32")
-    inputs, targets = jax.random.randint(jax.random.key(1), (2, 4, 10), 1, SIZES["tiny"].vocabulary)  # [B T] x 2
-    shifted = jnp.pad(targets[:, :-1], ((0, 0), (1, 0)))  # what the decoder has read when it predicts each target
-    params = model.init(jax.random.key(0), inputs, shifted, targets, enable_dropout=False)["params"]
-    optimizer = optax.adam(1e-2)
 
-    @jax.jit
-    def step(params, optimizer_state, key):
-        def loss(params):
-            predicted = model.apply({"params": params}, inputs, shifted, targets, rngs={"dropout": key})  # [B T V]
-            return optax.softmax_cross_entropy_with_integer_labels(predicted, targets).mean()
-
-        value, gradients = jax.value_and_grad(loss)(params)
-        updates, optimizer_state = optimizer.update(gradients, optimizer_state, params)
-        return optax.apply_updates(params, updates), optimizer_state, value
-
-    params, optimizer_state, before = step(params, optimizer.init(params), jax.random.key(2))
-    _, _, after = step(params, optimizer_state, jax.random.key(3))
-    print(f"loss of the tiny one: {before:.3f}, and after one training step: {after:.3f}")
-
+PAGE = Page("t5_1_1", SIZES, t5_1_1, example, loss)
 
 if __name__ == "__main__":
-    main()
+    show(PAGE)
