@@ -13,6 +13,8 @@ Source: Lewis et al. 2019, https://arxiv.org/abs/1910.13461.
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -25,6 +27,7 @@ from flaxformer.architectures.t5.t5_architecture import (
     EncoderDecoder,
     EncoderLayer,
     PostNorm,
+    PreNorm,
 )
 from flaxformer.components.attention.dense_attention import MultiHeadDotProductAttention
 from flaxformer.components.dense import MlpBlock
@@ -52,37 +55,76 @@ SIZES = {
 PADDING, END = 1, 2
 
 
-def bart(size: Size, dropout_rate: float = 0.1, dtype: str = "float32") -> EncoderDecoder:
-    """The model: parameters in float32, computing in `dtype`, logits in float32."""
-    kernel_init = nn.initializers.normal(0.02)
+KERNEL_INIT = nn.initializers.normal(0.02)
+Part = Callable[..., nn.Module]
+
+# Scores are divided by the square root of a head's width.
+ATTENTION = functools.partial(MultiHeadDotProductAttention, rescale_logits=True)
+
+
+def learned(size: Size) -> PositionEmbed:
+    """BART's positions."""
+    return PositionEmbed(size.positions, size.width, embedding_init=KERNEL_INIT, offset=2)
+
+
+def bart(
+    size: Size,
+    dropout_rate: float = 0.1,
+    dtype: str = "float32",
+    *,
+    activation: str = "gelu_exact",
+    padding: int = PADDING,
+    embedding_scale: float | None = None,
+    encoder_positions: Callable[[Size], nn.Module] = learned,
+    decoder_positions: Callable[[Size], nn.Module] = learned,
+    embedding_norm: Part | None = LayerNorm,
+    encoder_attention: Part = ATTENTION,
+    residual: Callable[[], PostNorm | PreNorm] = PostNorm,
+    final_norm: Part | None = None,
+) -> EncoderDecoder:
+    """The model: parameters in float32, computing in `dtype`, logits in float32.
+
+    Args:
+      size: its numbers.
+      dropout_rate: on embeddings and branches.
+      dtype: of the computation.
+      activation: of the MLP.
+      padding: the id that is none of the text's.
+      embedding_scale: a factor on the tokens' embeddings.
+      encoder_positions: makes what embeds the encoder's positions.
+      decoder_positions: the same for the decoder.
+      embedding_norm: makes the norm of the sum of the embeddings; None: there is none.
+      encoder_attention: makes the attention of the encoder's layers.
+      residual: says where the norms of a layer stand.
+      final_norm: makes the norm behind each stack; None: there is none.
+    """
 
     # The parts. Each is a function, since every layer gets a fresh one.
 
     def dropout():
         return nn.Dropout(dropout_rate)
 
-    def norm():
-        return LayerNorm(epsilon=1e-5, dtype=dtype)
+    def norm(kind=LayerNorm):
+        return kind(epsilon=1e-5, dtype=dtype)
 
-    def attention():
-        return MultiHeadDotProductAttention(
+    def attention(kind=ATTENTION):
+        return kind(
             num_heads=size.heads,
             use_bias=True,
-            rescale_logits=True,  # divided by the square root of a head's width
             dropout_rate=0.0,
             broadcast_dropout=False,
-            kernel_init=kernel_init,
+            kernel_init=KERNEL_INIT,
             dtype=dtype,
         )
 
     def mlp():
         return MlpBlock(
             intermediate_dim=size.mlp_width,
-            activations=("gelu_exact",),
+            activations=(activation,),
             use_bias=True,
             intermediate_dropout_rate=0.0,
             final_dropout_rate=0.0,
-            kernel_init=kernel_init,
+            kernel_init=KERNEL_INIT,
             dtype=dtype,
         )
 
@@ -90,14 +132,12 @@ def bart(size: Size, dropout_rate: float = 0.1, dtype: str = "float32") -> Encod
         return Embed(
             num_embeddings=size.vocabulary,
             features=size.width,
+            scale=embedding_scale,
             cast_input_dtype="int32",
             attend_dtype="float32",
-            embedding_init=kernel_init,
+            embedding_init=KERNEL_INIT,
             dtype=dtype,
         )
-
-    def position_embedder():
-        return PositionEmbed(size.positions, size.width, embedding_init=kernel_init, offset=2)
 
     def logits():
         return TiedLogits(use_bias=True, num_embeddings=size.vocabulary)
@@ -106,11 +146,11 @@ def bart(size: Size, dropout_rate: float = 0.1, dtype: str = "float32") -> Encod
 
     def encoder_layer(shared_relative_position_bias):
         return EncoderLayer(
-            attention=attention(),
+            attention=attention(encoder_attention),
             mlp=mlp(),
             dropout_factory=dropout,
             layer_norm_factory=norm,
-            residual=PostNorm(),
+            residual=residual(),
             shared_relative_position_bias=shared_relative_position_bias,
         )
 
@@ -121,7 +161,7 @@ def bart(size: Size, dropout_rate: float = 0.1, dtype: str = "float32") -> Encod
             mlp=mlp(),
             dropout_factory=dropout,
             layer_norm_factory=norm,
-            residual=PostNorm(),
+            residual=residual(),
             shared_relative_position_bias=shared_relative_position_bias,
         )
 
@@ -131,9 +171,9 @@ def bart(size: Size, dropout_rate: float = 0.1, dtype: str = "float32") -> Encod
             num_layers=size.layers,
             input_dropout_factory=dropout,
             output_dropout_factory=lambda: nn.Dropout(0.0),
-            layer_norm_factory=None,
-            position_embedder_factory=position_embedder,
-            embedding_transform_factory=norm,
+            layer_norm_factory=final_norm and functools.partial(norm, final_norm),
+            position_embedder_factory=functools.partial(encoder_positions, size),
+            embedding_transform_factory=embedding_norm and functools.partial(norm, embedding_norm),
             shared_token_embedder=shared_token_embedder,
             dtype=dtype,
         )
@@ -143,9 +183,9 @@ def bart(size: Size, dropout_rate: float = 0.1, dtype: str = "float32") -> Encod
             layer_factory=decoder_layer,
             num_layers=size.layers,
             dropout_factory=dropout,
-            layer_norm_factory=None,
-            position_embedder_factory=position_embedder,
-            embedding_transform_factory=norm,
+            layer_norm_factory=final_norm and functools.partial(norm, final_norm),
+            position_embedder_factory=functools.partial(decoder_positions, size),
+            embedding_transform_factory=embedding_norm and functools.partial(norm, embedding_norm),
             output_logits_factory=logits,
             shared_token_embedder=shared_token_embedder,
             dtype=dtype,
@@ -155,7 +195,7 @@ def bart(size: Size, dropout_rate: float = 0.1, dtype: str = "float32") -> Encod
         encoder_factory=encoder,
         decoder_factory=decoder,
         shared_token_embedder_factory=token_embedder,
-        padding_id=PADDING,
+        padding_id=padding,
     )
 
 

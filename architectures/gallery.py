@@ -73,6 +73,11 @@ def text(vocabulary: int, length: int = 6, seed: int = 0) -> jax.Array:
     return jnp.asarray(np.random.default_rng(seed).integers(4, vocabulary, (2, length)), jnp.int32)
 
 
+def noise(*shape: int) -> jax.Array:
+    """Numbers by chance, of mean 0 and variance 1, in the place of pixels and samples."""
+    return jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
+
+
 def cross_entropy(logits: jax.Array, targets: jax.Array, where: jax.Array | None = None) -> jax.Array:
     """Mean over the targets `[*B]`, or those of them that `where` names; `logits` are `[*B V]`."""
     return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, targets), where=where)

@@ -13,6 +13,8 @@ Source: Raffel et al. 2020, https://arxiv.org/abs/1910.10683; Shazeer 2020, http
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -47,8 +49,36 @@ SIZES = {
 }
 
 
-def t5_1_1(size: Size, dropout_rate: float = 0.0, dtype: str = "bfloat16") -> EncoderDecoder:
-    """The model: parameters in float32, computing in `dtype`, logits in float32."""
+Part = Callable[..., nn.Module]
+
+
+def t5_1_1(
+    size: Size,
+    dropout_rate: float = 0.0,
+    dtype: str = "bfloat16",
+    *,
+    decoder_layers: int | None = None,
+    activations: tuple[str, ...] = ("gelu", "linear"),
+    encoder_attention: Part = MultiHeadDotProductAttention,
+    encoder_bias: Part | None = RelativePositionBiases,
+    decoder_bias: Part | None = RelativePositionBiases,
+    layer_bias: Part | None = None,
+    head: Part | None = DenseGeneral,
+) -> EncoderDecoder:
+    """The model: parameters in float32, computing in `dtype`, logits in float32.
+
+    Args:
+      size: its numbers.
+      dropout_rate: everywhere.
+      dtype: of the computation.
+      decoder_layers: as many as the encoder has when None.
+      activations: of the MLP, whose branches are multiplied.
+      encoder_attention: makes the attention of the encoder's layers.
+      encoder_bias: makes the position bias that the encoder's layers share; None: they share none.
+      decoder_bias: the same for the decoder.
+      layer_bias: makes the position bias of each layer of both; None: they have none of their own.
+      head: makes the output projection; None: the token table is, of states divided by √D.
+    """
     scaling = nn.initializers.variance_scaling
     bias_init = nn.initializers.normal(1e-6)  # never used: no layer has a bias
 
@@ -60,8 +90,8 @@ def t5_1_1(size: Size, dropout_rate: float = 0.0, dtype: str = "bfloat16") -> En
     def norm():
         return T5LayerNorm(dtype=dtype)
 
-    def attention():
-        return MultiHeadDotProductAttention(
+    def attention(kind=MultiHeadDotProductAttention):
+        return kind(
             num_heads=size.heads,
             head_dim=size.head_dim,
             use_bias=False,
@@ -75,7 +105,7 @@ def t5_1_1(size: Size, dropout_rate: float = 0.0, dtype: str = "bfloat16") -> En
     def mlp():
         return MlpBlock(
             intermediate_dim=size.mlp_width,
-            activations=("gelu", "linear"),
+            activations=activations,
             use_bias=False,
             intermediate_dropout_rate=dropout_rate,
             final_dropout_rate=0,
@@ -84,8 +114,10 @@ def t5_1_1(size: Size, dropout_rate: float = 0.0, dtype: str = "bfloat16") -> En
             dtype=dtype,
         )
 
-    def position_bias():
-        return RelativePositionBiases(
+    def position_bias(kind):
+        """What makes that kind of bias, or None."""
+        return kind and functools.partial(
+            kind,
             num_heads=size.heads,
             num_buckets=32,
             max_distance=128,
@@ -104,24 +136,25 @@ def t5_1_1(size: Size, dropout_rate: float = 0.0, dtype: str = "bfloat16") -> En
             name="token_embedder",
         )
 
-    def logits():
-        return DenseGeneral(
-            features=size.vocabulary,
-            use_bias=False,
-            kernel_init=scaling(1.0, "fan_in", "truncated_normal"),
-            bias_init=bias_init,
-            kernel_axis_names=("embed", "vocab"),
-            dtype="float32",
-        )
+    logits = head and functools.partial(
+        head,
+        features=size.vocabulary,
+        use_bias=False,
+        kernel_init=scaling(1.0, "fan_in", "truncated_normal"),
+        bias_init=bias_init,
+        kernel_axis_names=("embed", "vocab"),
+        dtype="float32",
+    )
 
     # The layers.
 
     def encoder_layer(shared_relative_position_bias):
         return EncoderLayer(
-            attention=attention(),
+            attention=attention(encoder_attention),
             mlp=mlp(),
             dropout_factory=dropout,
             layer_norm_factory=norm,
+            relative_position_bias_factory=position_bias(layer_bias),
             shared_relative_position_bias=shared_relative_position_bias,
         )
 
@@ -132,6 +165,7 @@ def t5_1_1(size: Size, dropout_rate: float = 0.0, dtype: str = "bfloat16") -> En
             mlp=mlp(),
             dropout_factory=dropout,
             layer_norm_factory=norm,
+            relative_position_bias_factory=position_bias(layer_bias),
             shared_relative_position_bias=shared_relative_position_bias,
         )
 
@@ -144,7 +178,7 @@ def t5_1_1(size: Size, dropout_rate: float = 0.0, dtype: str = "bfloat16") -> En
             input_dropout_factory=dropout,
             output_dropout_factory=dropout,
             layer_norm_factory=norm,
-            shared_relative_position_bias_factory=position_bias,
+            shared_relative_position_bias_factory=position_bias(encoder_bias),
             shared_token_embedder=shared_token_embedder,
             dtype=dtype,
         )
@@ -152,10 +186,10 @@ def t5_1_1(size: Size, dropout_rate: float = 0.0, dtype: str = "bfloat16") -> En
     def decoder(shared_token_embedder):
         return Decoder(
             layer_factory=decoder_layer,
-            num_layers=size.layers,
+            num_layers=size.layers if decoder_layers is None else decoder_layers,
             dropout_factory=dropout,
             layer_norm_factory=norm,
-            shared_relative_position_bias_factory=position_bias,
+            shared_relative_position_bias_factory=position_bias(decoder_bias),
             shared_token_embedder=shared_token_embedder,
             output_logits_factory=logits,
             dtype=dtype,
