@@ -11,6 +11,8 @@ Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learner
 """
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 
@@ -42,8 +44,25 @@ SIZES = {
 }
 
 
-def gpt2(size: Size, dropout_rate: float = 0.1, dtype: str = "float32") -> DecoderOnly:
-    """The model: parameters in float32, computing in `dtype`, logits in float32."""
+def gpt2(
+    size: Size,
+    dropout_rate: float = 0.1,
+    dtype: str = "float32",
+    *,
+    activation: str = "gelu",  # its approximation by tanh
+    position_offset: int = 0,
+    number_tokens: Callable[..., Any] | None = None,
+) -> DecoderOnly:
+    """The model: parameters in float32, computing in `dtype`, logits in float32.
+
+    Args:
+      size: which one.
+      dropout_rate: of the embeddings, the branches and the attention.
+      dtype: of the computation.
+      activation: of the MLP.
+      position_offset: how many unused rows the positions have in front.
+      number_tokens: which position each token has; 0, 1, 2... when None.
+    """
     kernel_init = nn.initializers.normal(0.02)
 
     # The parts. Each is a function, since every layer gets a fresh one.
@@ -68,7 +87,7 @@ def gpt2(size: Size, dropout_rate: float = 0.1, dtype: str = "float32") -> Decod
     def mlp():
         return MlpBlock(
             intermediate_dim=size.mlp_width,
-            activations=("gelu",),  # its approximation by tanh
+            activations=(activation,),
             use_bias=True,
             intermediate_dropout_rate=0.0,
             final_dropout_rate=0.0,
@@ -87,7 +106,7 @@ def gpt2(size: Size, dropout_rate: float = 0.1, dtype: str = "float32") -> Decod
         )
 
     def position_embedder():
-        return PositionEmbed(num_embeddings=size.positions, features=size.width, embedding_init=kernel_init)
+        return PositionEmbed(size.positions, size.width, embedding_init=kernel_init, offset=position_offset)
 
     # The layer, the stack, the model.
 
@@ -109,6 +128,7 @@ def gpt2(size: Size, dropout_rate: float = 0.1, dtype: str = "float32") -> Decod
             layer_norm_factory=norm,
             token_embedder_factory=token_embedder,
             position_embedder_factory=position_embedder,
+            number_tokens=number_tokens,
             output_logits_factory=TiedLogits,
             shared_token_embedder=shared_token_embedder,
             dtype=dtype,

@@ -76,6 +76,7 @@ def _note(owner: type, function: Callable[..., Any]) -> None:
 
 
 def _function(part: Callable[..., Any]) -> Callable[..., Any]:
+    part = inspect.unwrap(part)  # what a gin file names is wrapped
     if inspect.isfunction(part) or inspect.isbuiltin(part) or inspect.isclass(part):
         return part
     if isinstance(part, functools.partial) or inspect.ismethod(part):

@@ -174,6 +174,10 @@ class Configured:
         return self.reference.path.rsplit(".", 1)[-1]
 
     @property
+    def __wrapped__(self) -> Target:
+        return self.reference.target
+
+    @property
     def __signature__(self) -> inspect.Signature | None:
         return _signature(self.reference.target)
 

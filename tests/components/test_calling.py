@@ -5,6 +5,9 @@ import jax.numpy as jnp
 import pytest
 from flax import linen as nn
 
+from flaxformer import configs
+from flaxformer.components.attention.dense_attention import MultiHeadDotProductAttention
+from flaxformer.components.attention.scoring import takes_lazy_bias
 from flaxformer.components.calling import accepts, call_part
 from flaxformer.step import Step
 
@@ -49,6 +52,13 @@ def test_plain_linen_module_fits(part):
     variables = part.init(jax.random.key(0), x)
     called = part.apply(variables, x, method=lambda m, x: call_part(m, x, step=Step(), enable_dropout=True))
     assert jnp.array_equal(called, part.apply(variables, x))
+
+
+def test_what_a_gin_file_names_is_asked_as_the_function_it_stands_for():
+    configuration = configs.read(["t5_1_1/tiny", "t5x/flash_attention"])
+    attend = configuration.configured(MultiHeadDotProductAttention)().attention_fn
+    assert accepts(attend, "mask") and not accepts(attend, "step")
+    assert takes_lazy_bias(attend) and takes_lazy_bias(functools.partial(attend, dtype="float32"))
 
 
 def test_functions_and_partials_fit():

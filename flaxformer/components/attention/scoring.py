@@ -92,9 +92,11 @@ def as_one_bias(mask: Mask | None, bias: Array | None, query: Array, key: Array,
 
 def takes_lazy_bias(attention_fn: Callable[..., Any]) -> bool:
     """Whether a function or object takes a `kernels.biases.Bias` as it is: it says so by `takes_lazy_bias = True`."""
-    while isinstance(attention_fn, functools.partial):
-        attention_fn = attention_fn.func
-    return bool(getattr(attention_fn, "takes_lazy_bias", False))
+    if getattr(attention_fn, "takes_lazy_bias", False):
+        return True
+    partial = isinstance(attention_fn, functools.partial)
+    inner = attention_fn.func if partial else getattr(attention_fn, "__wrapped__", None)
+    return inner is not None and takes_lazy_bias(inner)
 
 
 def fold_beams(
