@@ -20,16 +20,41 @@ from flaxformer import configs
 from flaxformer.components.logits import TiedLogits
 from tests.gallery.folders import GALLERY, PAGES, sizes
 
-WORDS = {"embed_dim": "width", "dim": "width", "mlp_dim": "mlp_width", "embeddings": "vocabulary"}
+WORDS = {
+    "embed_dim": "width",
+    "dim": "width",
+    "mlp_dim": "mlp_width",
+    "token_dim": "token_width",
+    "embeddings": "vocabulary",
+}
 NAMES = {  # macros that name a part, the field they stand for, and when that is true
     "OUTPUT_LOGITS": ("tied", TiedLogits),
     "EMBEDDING_TRANSFORM": ("projected", nn.Sequential),
 }
-PUBLISHED = {  # how many parameters
-    "t5_1_1": ("base", 247_577_856),
-    "bert": ("base", 110_106_428),
-    "gpt2": ("small", 124_439_808),
+PUBLISHED = {  # how many parameters, those of the heads included
+    "albert": ("base", 11_813_810),
     "bart": ("base", 139_470_681),
+    "bert": ("base", 110_106_428),
+    "big_bird": ("base", 128_112_824),
+    "bloom": ("560M", 559_214_592),
+    "deberta": ("v3_base", 184_551_780),
+    "distilbert": ("base", 66_985_530),
+    "electra": ("small", 13_614_849),
+    "falcon": ("7B", 6_921_720_704),
+    "gemma": ("2B", 2_506_172_416),
+    "gemma2": ("2B", 2_614_341_888),
+    "gemma3": ("1B", 999_885_952),
+    "gpt2": ("small", 124_439_808),
+    "gpt_neox": ("pythia_160M", 162_322_944),
+    "llama": ("3.2_1B", 1_235_814_400),
+    "longformer": ("base", 148_711_257),
+    "mistral": ("7B", 7_241_732_096),
+    "opt": ("125M", 125_239_296),
+    "phi": ("2", 2_779_683_840),
+    "qwen2": ("0.5B", 494_032_768),
+    "qwen3": ("0.6B", 596_049_920),
+    "roberta": ("base", 124_697_433),
+    "t5_1_1": ("base", 247_577_856),
 }
 SLOW: set[str] = set()  # their training step takes long to compile
 
