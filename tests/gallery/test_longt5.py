@@ -3,7 +3,7 @@
 import pytest
 
 from flaxformer import configs
-from tests.gallery.test_pages import traced
+from tests.gallery.test_pages import assert_same, traced
 
 GLOBALS = ["ENCODER_ATTENTION = %TRANSIENT_GLOBAL", "ENCODER_BIASES = @transient_global.TokenAndGlobalBiases"]
 
@@ -19,4 +19,4 @@ def test_the_variant_with_globals_computes_what_its_gin_twin_computes(page, gall
     ours = page.with_globals(size, dropout_rate=0.1, dtype="float32")
     theirs = configs.load("longt5/tiny", [*GLOBALS, "DROPOUT_RATE = 0.1", "ACTIVATION_DTYPE = 'float32'"])
     example = (tokens, tokens[:, :4], tokens[:, :4]), {}
-    assert traced(ours, example) == traced(theirs, example)
+    assert_same(traced(ours, example), traced(theirs, example))
