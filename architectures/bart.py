@@ -104,10 +104,10 @@ def bart(
     def dropout():
         return nn.Dropout(dropout_rate)
 
-    def norm(kind=LayerNorm):
+    def norm(kind: Part = LayerNorm):
         return kind(epsilon=1e-5, dtype=dtype)
 
-    def attention(kind=ATTENTION):
+    def attention(kind: Part = ATTENTION):
         return kind(
             num_heads=size.heads,
             use_bias=True,

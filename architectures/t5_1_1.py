@@ -90,7 +90,7 @@ def t5_1_1(
     def norm():
         return T5LayerNorm(dtype=dtype)
 
-    def attention(kind=MultiHeadDotProductAttention):
+    def attention(kind: Part = MultiHeadDotProductAttention):
         return kind(
             num_heads=size.heads,
             head_dim=size.head_dim,

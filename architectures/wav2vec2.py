@@ -13,6 +13,7 @@ Source: Baevski et al. 2020, https://arxiv.org/abs/2006.11477.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -46,9 +47,19 @@ class Size:
     vocabulary: int = 32
 
 
-SHORT = {"feature_dims": (16, 16), "feature_kernels": (8, 4), "feature_strides": (4, 2)}
+TINY = Size(
+    layers=2,
+    heads=4,
+    width=32,
+    mlp_width=64,
+    feature_dims=(16, 16),
+    feature_kernels=(8, 4),
+    feature_strides=(4, 2),
+    position_kernel=8,
+    position_groups=4,
+)
 SIZES = {
-    "tiny": Size(layers=2, heads=4, width=32, mlp_width=64, **SHORT, position_kernel=8, position_groups=4),
+    "tiny": TINY,
     "base": Size(layers=12, heads=12, width=768, mlp_width=3072),
     "large": Size(layers=24, heads=16, width=1024, mlp_width=4096),
 }
@@ -89,9 +100,12 @@ def wav2vec2(
     def no_dropout():
         return nn.Dropout(0.0)
 
-    def made(norm: Norm | None):
+    def norm(kind: Norm = LayerNorm):
+        return kind(epsilon=1e-5, dtype=dtype)
+
+    def made(kind: Norm | None):
         """What makes that norm, or None."""
-        return norm and (lambda: norm(epsilon=1e-5, dtype=dtype))
+        return kind and functools.partial(norm, kind)
 
     def attention():
         return MultiHeadDotProductAttention(
@@ -123,7 +137,7 @@ def wav2vec2(
             kernel_sizes=size.feature_kernels,
             strides=size.feature_strides,
             use_bias=feature_bias,
-            first_norm_factory=made(first_feature_norm),
+            first_norm_factory=functools.partial(norm, first_feature_norm),
             norm_factory=made(feature_norm),
             activation="gelu_exact",
             dtype=dtype,
@@ -148,7 +162,7 @@ def wav2vec2(
             attention=attention(),
             mlp=mlp(),
             dropout_factory=dropout,
-            layer_norm_factory=made(LayerNorm),
+            layer_norm_factory=norm,
             residual=residual(),
             shared_relative_position_bias=shared_relative_position_bias,
         )
@@ -170,7 +184,7 @@ def wav2vec2(
         encoder_factory=encoder,
         head_factories=(("ctc", lambda: TokenClassifier(size.vocabulary, dtype=dtype)),),
         features_factory=features,
-        feature_norm_factory=made(LayerNorm),
+        feature_norm_factory=norm,
         projection_factory=projection,
         projection_dropout_factory=no_dropout,
         masked_factory=MaskedFrames,

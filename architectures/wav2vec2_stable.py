@@ -16,10 +16,10 @@ from flaxformer.architectures.t5.t5_architecture import PreNorm
 from flaxformer.architectures.waveforms import WaveEncoder
 from flaxformer.components.layer_norm import LayerNorm
 from gallery import Page, show
-from wav2vec2 import SHORT, Size, example, loss, wav2vec2
+from wav2vec2 import TINY, Size, example, loss, wav2vec2
 
 SIZES = {
-    "tiny": Size(layers=2, heads=4, width=32, mlp_width=64, **SHORT, position_kernel=8, position_groups=4),
+    "tiny": TINY,
     "large": Size(layers=24, heads=16, width=1024, mlp_width=4096),
 }
 
