@@ -114,12 +114,13 @@ class Kernel:
     by_name_only: bool = False
 
     def reasons_against(self, asked: request.Request, residuals: bool, platform: str) -> list[str]:
-        """Why this kernel cannot serve a request; empty if it can."""
-        reasons = [f"{name} is not supported" for name in needs(asked, residuals) if name not in self.features]
+        """Why this kernel cannot serve a request; empty if it can. What the caller could change comes first."""
+        lacking = [f"{name} is not supported" for name in needs(asked, residuals) if name not in self.features]
+        reasons = self.refusals(asked) + lacking
         if self.platforms is not None and platform not in self.platforms:
             reasons.append(f"runs on {', '.join(self.platforms)}, not on {platform}")
         absent = self.missing()
-        return reasons + ([absent] if absent else []) + self.refusals(asked)
+        return [*reasons, absent] if absent else reasons
 
 
 KERNELS = {
@@ -223,8 +224,9 @@ def attend(
       query: `[B T N H]`.
       key: `[B S K H]`, N a multiple of K: query head n reads key head n // (N // K).
       value: `[B S K V]`.
-      mask: who may see whom: symbolic, or bool `[#B #N #T #S]`, True = may see.
-      bias: added to the logits: lazy, or floating point `[#B #N #T #S]`. Its arrays get gradients.
+      mask: who may see whom: symbolic, or bool `[#B #N #T #S]` or `[#T #S]`, True = may see. Hidden keys and values are
+        weighed with 0, and so must be finite.
+      bias: added to the logits: lazy, or floating point that broadcasts to `[B N T S]`. Its arrays get gradients.
       scale: None means 1 / √H.
       softcap: bends the scaled products into (-softcap, softcap) by tanh, before the bias is added.
       sinks: `[N]`, one more logit per head, whose weight goes to nothing.

@@ -1,6 +1,7 @@
 """Every kernel of the table does what the table says: values and gradients, against the definition in float64."""
 
 import functools
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,7 @@ def segments(length):
 
 
 def at_positions(length):
+    """Every second one: a window of offsets would reach twice as far."""
     return np.arange(length)[None] * 2, np.arange(length)[None] * 2
 
 
@@ -34,7 +36,7 @@ REQUESTS = {
     "window mask": lambda length: {"mask": masks.Window(5, 3)},
     "segment mask": lambda length: {"mask": segments(length)},
     "key lengths": lambda length: {"mask": masks.KeyLengths(LENGTHS)},
-    "positions": lambda length: {"mask": masks.Causal().at(*at_positions(length))},
+    "positions": lambda length: {"mask": masks.Window(9, 5).at(*at_positions(length))},
     "other masks": lambda length: {"mask": masks.prefix_lm(*[np.arange(length)[None] < 7] * 2)},
     "array bias": lambda length: {"given": {"bias": biases.ArrayBias(normal(1, N, length, length))}},
     "T5 bias": lambda length: {"given": {"bias": biases.TableBias(normal(N, 8), True, 12)}},
@@ -49,32 +51,45 @@ REQUESTS = {
     "precision": lambda length: {"precision": jax.lax.Precision.HIGHEST},
 }
 DTYPES = {"float32": ["float32"], "half precision": ["bfloat16", "float16"]}
-SAMPLE = {  # what is run each time; all else is slow, or done in the kernels' own tests
-    ("blockwise", "other masks", "float16"),
-    ("cudnn", "key lengths", "bfloat16"),
-    ("flash_t5", "T5 bias", "float32"),
-    ("flash_t5", "key lengths", "bfloat16"),
-    ("pallas_gpu", "segment mask", "bfloat16"),
-    ("flash_tpu", "key lengths", "float32"),
-    ("splash", "window mask", "float32"),
-    ("splash", "sinks", "float32"),
-    ("tokamax", "window mask", "float32"),
-}
+INTERPRETED = WHOLE | {"flash_t5"}
+TOGETHER = "all that go together"
+APART = {"softcap": {"tokamax"}}  # features that a kernel has, but not beside a bias
+SAMPLE = {("tokamax", "softcap", "float32")}  # run each time beside everything at once; all else is slow
+
+
+def dtypes_of(kernel):
+    return [dtype for kind, dtypes in DTYPES.items() if kind in kernel.features for dtype in dtypes]
 
 
 def combinations():
     for name, kernel in backends.KERNELS.items():
-        for feature in REQUESTS:
-            for dtype in [dtype for kind, dtypes in DTYPES.items() if kind in kernel.features for dtype in dtypes]:
+        for dtype in dtypes_of(kernel):
+            slow = dtype == "float16" and name in INTERPRETED
+            yield pytest.param(name, TOGETHER, dtype, marks=[pytest.mark.slow] * slow)
+            for feature in REQUESTS:
                 if feature in kernel.features:
                     marks = [] if (name, feature, dtype) in SAMPLE else [pytest.mark.slow]
                     yield pytest.param(name, feature, dtype, marks=marks)
 
 
+def together(name, length):
+    """One request for all that a kernel claims: dropping any of it would change the numbers."""
+    features = backends.KERNELS[name].features
+    requests = [REQUESTS[x](length) for x in REQUESTS if x in features and name not in APART.get(x, ())]
+    given = [request.pop("given", {}) for request in requests]
+    added = [x.pop("bias") for x in given if "bias" in x]
+    mask = masks.combine(*(request.pop("mask", None) for request in requests))
+    whole = {key: value for part in requests for key, value in part.items()}
+    whole["given"] = {key: value for part in given for key, value in part.items()}
+    if added:
+        whole["given"]["bias"] = functools.reduce(operator.add, added)
+    return whole | {"mask": mask}
+
+
 def asked(name, feature, dtype):
     """Arrays with gradients and other options."""
     length = 128 if name in WHOLE else 34
-    options = REQUESTS[feature](length)
+    options = together(name, length) if feature == TOGETHER else REQUESTS[feature](length)
     kv_heads, width = options.pop("kv_heads", N), options.pop("value_width", H)
     arrays = {
         "query": normal(B, length, N, H).astype(jnp.dtype(dtype)),
@@ -108,6 +123,18 @@ def test_supported_features_agree_with_float64(name, feature, dtype):
     assert len(actual) == len(expected)
     for a, b in zip(actual, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=tolerance * max(1, np.abs(np.where(np.isinf(b), 0, b)).max()))
+
+
+@pytest.mark.parametrize("name", backends.KERNELS)
+def test_together_is_all_that_the_table_claims(name):
+    kernel = backends.KERNELS[name]
+    for dtype in dtypes_of(kernel):
+        arrays, options = asked(name, TOGETHER, dtype)
+        residuals = options.pop("return_residuals", False)
+        checked = request.check(**arrays, **options)
+        apart = {x for x, names in APART.items() if name in names} | {"array bias", "T5 bias", "lazy bias"}
+        claimed = set(REQUESTS) & kernel.features
+        assert claimed - apart <= set(backends.needs(checked, residuals)) and kernel.refusals(checked) == []
 
 
 @pytest.mark.parametrize("name", backends.KERNELS)

@@ -405,7 +405,7 @@ def as_bias(bias: Bias | Array) -> Bias: ...
 
 
 def as_bias(bias: Bias | Array | None) -> Bias | None:
-    """A bias as such, an array as `ArrayBias`.
+    """A bias as such, an array that broadcasts to `[B N T S]` as `ArrayBias`.
 
     Raises:
       ValueError: for arrays that are not floating point.
@@ -416,7 +416,8 @@ def as_bias(bias: Bias | Array | None) -> Bias | None:
         raise ValueError(
             f"bias has dtype {bias.dtype}; expected floating point. Pass who may see whom as mask, not as bias."
         )
-    return ArrayBias(jnp.asarray(bias))
+    bias = jnp.asarray(bias)
+    return ArrayBias(bias.reshape((1,) * (4 - bias.ndim) + bias.shape))
 
 
 def parameters(bias: Bias) -> list[Array]:

@@ -35,7 +35,7 @@ def attend_cudnn(
     value: Float[Array, "B S K H"],
     **options: Any,
 ) -> Float[Array, "B T N H"]:
-    """Attends with cuDNN; arguments as in `attend_reference`, as far as `refusals` is silent."""
+    """Attends with cuDNN; arguments as in `attend`, which asks the table and `refusals` first."""
     asked = request.check(query, key, value, **options)
     native = translate(asked.mask, query.shape[0], query.shape[1], key.shape[1])
     attended = jax.nn.dot_product_attention(

@@ -54,7 +54,9 @@ def attend_flash_t5(
     """
     asked = request.check(query, key, value, **options)
     plain = translate(asked.mask)
-    if reasons := refusals(asked):
+    unread = {"softcap": asked.softcap, "sinks": asked.sinks, "dropout": asked.dropout_rate or None}
+    reasons = [f"{name} is not supported" for name, given in unread.items() if given is not None] + refusals(asked)
+    if reasons:
         raise ValueError(f"flash_t5: {'; '.join(reasons)}.")
     assert isinstance(plain, Plain)
     bias = asked.bias

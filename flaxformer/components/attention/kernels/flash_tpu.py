@@ -26,7 +26,7 @@ def attend_flash_tpu(
     value: Float[Array, "B S N H"],
     **options: Any,
 ) -> Float[Array, "B T N H"]:
-    """Attends with JAX's kernel; arguments as in `attend_reference`, as far as `refusals` is silent."""
+    """Attends with JAX's kernel; arguments as in `attend`, which asks the table and `refusals` first."""
     from jax.experimental.pallas.ops.tpu.flash_attention import SegmentIds, flash_attention
 
     asked = request.check(query, key, value, **options)

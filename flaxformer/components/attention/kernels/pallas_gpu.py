@@ -24,7 +24,7 @@ def attend_pallas_gpu(
     interpret: bool = False,
     **options: Any,
 ) -> Float[Array, "B T N H"]:
-    """Attends with JAX's kernel; arguments as in `attend_reference`, as far as `refusals` is silent.
+    """Attends with JAX's kernel; arguments as in `attend`, which asks the table and `refusals` first.
 
     `interpret` runs it in Pallas' interpreter, on any platform, slowly.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -61,7 +61,9 @@ def check(
     precision: Precision = None,
 ) -> Request:
     """The request, or a ValueError that says what is wrong with it."""
+    _check_arrays(query=query, key=key, value=value, mask=mask, bias=bias, sinks=sinks)
     _check_heads(query, key, value)
+    _check_known(scale=scale, softcap=softcap, dropout_rate=dropout_rate)
     mask, bias = _check_mask(mask), biases.as_bias(bias)
     batch, query_length, num_heads, _ = query.shape
     for part in (mask, bias):
@@ -73,8 +75,8 @@ def check(
     _check_head_axes(mask, bias, num_heads)
     if sinks is not None and sinks.shape != (num_heads,):
         raise ValueError(f"sinks have shape {sinks.shape}; expected ({num_heads},), one logit per query head.")
-    if isinstance(scale, Tracer):
-        raise ValueError("scale is traced; expected a number. Multiply the query by a learned scale and pass scale=1.")
+    if sinks is not None and not jnp.issubdtype(sinks.dtype, jnp.floating):
+        raise ValueError(f"sinks have dtype {sinks.dtype}; expected floating point.")
     if softcap is not None and not softcap > 0:
         raise ValueError(f"softcap is {softcap}; expected a positive number, or None for no cap.")
     if not 0 <= dropout_rate < 1:
@@ -100,12 +102,29 @@ def check(
     )
 
 
+def _check_arrays(**arguments: Any) -> None:
+    for name, x in arguments.items():
+        if not (x is None or hasattr(x, "dtype") or isinstance(x, masks.Mask | biases.Bias)):
+            raise ValueError(f"{name} is a {type(x).__name__}; expected an array. Pass jnp.asarray({name}).")
+
+
+def _check_known(**numbers: Any) -> None:
+    for name, number in numbers.items():
+        if isinstance(number, Tracer):
+            raise ValueError(
+                f"{name} is traced; expected a number that is known while tracing: one of static_argnames, if it is an "
+                "argument of jax.jit. Multiply the query by a learned scale and pass scale=1."
+            )
+
+
 def _check_heads(query: Array, key: Array, value: Array) -> None:
     shapes = f"query {query.shape}, key {key.shape}, value {value.shape}"
     if not query.ndim == key.ndim == value.ndim == 4:
         raise ValueError(f"got {shapes}; expected query [B T N H], key [B S K H] and value [B S K V], 4 axes each.")
-    if not all(jnp.issubdtype(x.dtype, jnp.floating) for x in (query, key, value)):
-        raise ValueError(f"got dtypes {query.dtype}, {key.dtype}, {value.dtype}; expected floating point.")
+    if not all(jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize > 1 for x in (query, key, value)):
+        raise ValueError(
+            f"got dtypes {query.dtype}, {key.dtype}, {value.dtype}; expected floating point of 16 bits or more."
+        )
     if key.shape[:3] != value.shape[:3] or query.shape[0] != key.shape[0] or query.shape[3] != key.shape[3]:
         raise ValueError(
             f"got {shapes}; expected query [B T N H], key [B S K H] and value [B S K V] with the same B, S, K and H."
@@ -118,16 +137,28 @@ def _check_heads(query: Array, key: Array, value: Array) -> None:
 
 
 def _check_mask(mask: masks.Mask | Array | None) -> masks.Mask | None:
-    if mask is None or isinstance(mask, masks.Mask):
-        return mask
+    if mask is None:
+        return None
+    if isinstance(mask, masks.Mask):
+        is_array = lambda x: isinstance(x, masks.ArrayMask)  # noqa: E731
+        return jax.tree.map(lambda x: _with_all_axes(x) if is_array(x) else x, mask, is_leaf=is_array)
     if mask.dtype != bool:
         raise ValueError(
             f"mask has dtype {mask.dtype}; expected bool, True = may see. Write mask > 0 for masks of numbers; "
             "additive masks belong into bias."
         )
-    if mask.ndim != 4:
-        raise ValueError(f"mask has shape {mask.shape}; expected 4 axes [#B #N #T #S]. Add axes of size 1.")
-    return masks.ArrayMask(mask)
+    return _with_all_axes(masks.ArrayMask(mask))
+
+
+def _with_all_axes(mask: masks.ArrayMask) -> masks.ArrayMask:
+    """`[#T #S]` as `[1 1 #T #S]`; of a third axis nobody could tell whether it is that of rows or of heads."""
+    array = mask.array
+    if array.ndim > 4 or (array.ndim == 3 and array.shape[0] != 1):
+        raise ValueError(
+            f"mask has shape {array.shape}; expected [#B #N #T #S] or [#T #S]. Say which axes are rows and heads: "
+            "mask[:, None] for [B T S], mask[None] for [N T S]."
+        )
+    return mask if array.ndim == 4 else masks.ArrayMask(array.reshape((1,) * (4 - array.ndim) + array.shape))
 
 
 def _check_batch(part: masks.Mask | biases.Bias, batch: int) -> None:

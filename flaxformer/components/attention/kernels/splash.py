@@ -29,7 +29,7 @@ def attend_splash(
     interpret: bool = False,
     **options: Any,
 ) -> Float[Array, "B T N V"]:
-    """Attends with JAX's kernel; arguments as in `attend_reference`, as far as `refusals` is silent.
+    """Attends with JAX's kernel; arguments as in `attend`, which asks the table and `refusals` first.
 
     It has no scale of its own: queries are scaled before, which rounds them where they are in half precision and the
     scale is no power of two. `interpret` runs it in Pallas' interpreter, on any platform, slowly.

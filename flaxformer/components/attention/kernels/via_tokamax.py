@@ -22,7 +22,7 @@ def attend_tokamax(
     value: Float[Array, "B S K V"],
     **options: Any,
 ) -> Float[Array, "B T N V"]:
-    """Attends with Tokamax; arguments as in `attend_reference`, as far as `refusals` is silent.
+    """Attends with Tokamax; arguments as in `attend`, which asks the table and `refusals` first.
 
     Causal masks, windows and key lengths are named, any other mask is handed over as an array. The implementation is
     named too: left to itself Tokamax falls back to XLA, which holds the square of scores.

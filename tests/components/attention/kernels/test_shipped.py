@@ -54,8 +54,8 @@ def test_ordinary_requests_are_not_refused(module):
 
 def test_flash_t5_refuses_also_when_called_directly():
     query = jnp.ones((1, 4, 2, 24))
-    with pytest.raises(ValueError, match="flash_t5: the head size must be one of"):
-        flash_t5.attend_flash_t5(query, query, query)
+    with pytest.raises(ValueError, match="flash_t5: softcap is not supported; the head size must be one of"):
+        flash_t5.attend_flash_t5(query, query, query, softcap=30.0)
 
 
 def test_what_tokamax_does_not_take_is_a_value_error(monkeypatch):
