@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxformer.components.attention import backends
+from flaxformer.components.attention import backends, masks
 from tests.components.attention.kernels import cases
 
 QUERY, KEY, VALUE = cases.inputs()
@@ -55,3 +55,10 @@ def test_the_table_lists_every_kernel_and_feature():
     table = backends.support_table()
     assert all(name in table for name in (*backends.KERNELS, *backends.FEATURES))
     assert "| dropout: on attention weights | yes | yes |  |" in table
+
+
+def test_choosing_a_kernel_computes_nothing(monkeypatch):
+    monkeypatch.setattr(masks.Mask, "dense", lambda *_: pytest.fail("the square of a mask was made"))
+    ids = jnp.zeros((1, 64), jnp.int32)
+    mask = masks.Causal() & masks.Segments(ids, ids) & masks.Padding(ids > 0, None) & masks.KeyLengths(jnp.array([9]))
+    assert shaped(64, "bfloat16", mask=mask, bias=jnp.zeros((1, 1, 1, 64))).choice == "reference"

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from flaxformer.components.attention import masks
 from flaxformer.components.attention.kernels import request
@@ -20,13 +20,13 @@ class Native(NamedTuple):
       causal: hide later keys.
       window: keys before the query that it sees, None for all. Only together with `causal`.
       key_lengths: `[B]`, None for all.
-      dense: `[#B #N T S]`, None when nothing is left.
+      rest: what has to become an array, None when nothing is left.
     """
 
     causal: bool
     window: int | None
     key_lengths: Int[Array, " B"] | None
-    dense: Bool[Array, "#B #N T S"] | None
+    rest: masks.Mask | None
 
 
 def attend_cudnn(
@@ -38,20 +38,21 @@ def attend_cudnn(
     """Attends with cuDNN; arguments as in `attend`, which asks the table and `refusals` first."""
     asked = request.check(query, key, value, **options)
     native = translate(asked.mask, query.shape[0], query.shape[1], key.shape[1])
+    dense = None if native.rest is None else native.rest.dense(query.shape[1], key.shape[1])  # [#B #N T S]
     attended = jax.nn.dot_product_attention(
         query,
         key,
         value,
         bias=None if asked.bias is None else asked.bias.dense(query.shape[1], key.shape[1]).astype(query.dtype),
-        mask=native.dense,
+        mask=dense,
         scale=asked.scale,
         is_causal=native.causal,
         key_value_seq_lengths=native.key_lengths,
         local_window_size=None if native.window is None else (native.window, 0),
         implementation="cudnn",
     )
-    if native.dense is not None:
-        blind = ~native.dense.any(-1).swapaxes(1, 2)[..., None]  # [#B T #N 1]
+    if dense is not None:
+        blind = ~dense.any(-1).swapaxes(1, 2)[..., None]  # [#B T #N 1]
         attended = jnp.where(blind, 0, attended)
     if native.key_lengths is not None:
         attended = jnp.where((native.key_lengths > 0)[:, None, None, None], attended, 0)
@@ -59,7 +60,7 @@ def attend_cudnn(
 
 
 def translate(mask: masks.Mask | None, batch: int, query_length: int, key_length: int) -> Native:
-    """What cuDNN does itself is taken out of the mask; the rest becomes an array."""
+    """What cuDNN does itself is taken out of the mask; nothing is computed."""
     parts = mask.parts if isinstance(mask, masks.And) else () if mask is None else (mask,)
     causal = any(isinstance(part, masks.Window) and part.right == 0 and not _bound(part) for part in parts)
     window, key_lengths, rest = None, None, []
@@ -76,7 +77,7 @@ def translate(mask: masks.Mask | None, batch: int, query_length: int, key_length
     if together or (window is not None and query_length > key_length):  # or because the window has left the keys
         rest = mask
         causal, window, key_lengths = False, None, None
-    return Native(causal, window, key_lengths, None if rest is None else rest.dense(query_length, key_length))
+    return Native(causal, window, key_lengths, rest)
 
 
 def refusals(asked: request.Request) -> list[str]:
@@ -85,7 +86,7 @@ def refusals(asked: request.Request) -> list[str]:
     reasons = []
     if width % 8 or width > 128:
         reasons.append(f"the head size must be a multiple of 8 up to 128, got H={width}")
-    dense = translate(asked.mask, asked.query.shape[0], length, key_length).dense is not None
+    dense = translate(asked.mask, asked.query.shape[0], length, key_length).rest is not None
     if (asked.bias is not None or dense) and (length % 2 or key_length % 2):
         what = "bias" if asked.bias is not None else "mask array"
         reasons.append(f"{what} gradient needs even lengths, got T={length}, S={key_length}")

@@ -24,7 +24,7 @@ DENSE = Padding(key_valid=np.arange(6)[None] > 2)
 def test_known_masks_need_no_array(mask, expected):
     native = cudnn.translate(mask, 2, 6, 6)
     assert (native.causal, native.window, native.key_lengths is not None) == expected
-    assert native.dense is None
+    assert native.rest is None
 
 
 @pytest.mark.parametrize(
@@ -41,12 +41,12 @@ def test_known_masks_need_no_array(mask, expected):
 def test_other_masks_become_an_array(mask):
     native = cudnn.translate(mask, 2, 6, 6)
     assert (native.causal, native.window, native.key_lengths) == (False, None, None)
-    np.testing.assert_array_equal(native.dense, mask.dense(6, 6))
+    np.testing.assert_array_equal(native.rest.dense(6, 6), mask.dense(6, 6))
 
 
 def test_a_window_that_leaves_the_keys_becomes_an_array():
-    assert cudnn.translate(Causal() & Window(left=2), 1, 9, 6).dense is not None
-    assert cudnn.translate(Causal(), 1, 9, 6).dense is None
+    assert cudnn.translate(Causal() & Window(left=2), 1, 9, 6).rest is not None
+    assert cudnn.translate(Causal(), 1, 9, 6).rest is None
 
 
 @pytest.mark.parametrize(
