@@ -73,7 +73,8 @@ def attend_blockwise(
 def _nothing(asked: request.Request) -> tuple[Array, Array]:
     """The result when there is no key or no query at all."""
     batch, length, num_heads, _ = asked.query.shape
-    sinks = jnp.full(num_heads, -jnp.inf) if asked.sinks is None else asked.sinks.astype(jnp.float32)
+    wide = jnp.promote_types(asked.query.dtype, jnp.float32)
+    sinks = jnp.full(num_heads, -jnp.inf, wide) if asked.sinks is None else asked.sinks.astype(wide)
     log_sum_exp = jnp.broadcast_to(sinks[None, :, None], (batch, num_heads, length))
     return jnp.zeros((batch, length, num_heads, asked.value.shape[-1]), asked.query.dtype), log_sum_exp
 

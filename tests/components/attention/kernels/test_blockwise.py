@@ -143,6 +143,14 @@ def test_extreme_numbers_stay_finite(dtype):
         assert np.isfinite(total) and all(np.isfinite(x.astype(jnp.float32)).all() for x in found)
 
 
+def test_sums_over_no_keys_have_the_width_of_others():
+    with jax.enable_x64(True):
+        for dtype in ("float32", "float64"):
+            query, key, value = (x.astype(dtype) for x in cases.inputs(key_length=0))
+            sinks = cases.normal(N, seed=3).astype(dtype)
+            assert {with_sum(query, key, value, sinks=x)[1].dtype for x in (None, sinks)} == {np.dtype(dtype)}
+
+
 def test_grouped_heads_are_read_in_order():
     query, key, value = cases.inputs()
     repeated = (np.repeat(x, N // K, axis=2) for x in (key, value))
