@@ -116,7 +116,10 @@ DECODER_ONLY = {
     "scanned": models.decoder_only(scan=True),
     "rotary": models.decoder_only(bias=False, make_attention=lambda: models.attention(positions=Rotary())),
     "parallel": models.decoder_only(parallel=True),
-    "multi_query": models.decoder_only(make_attention=lambda: models.attention("multi_query")),
+    "multi_query, sinusoidal positions": models.decoder_only(
+        make_attention=lambda: models.attention("multi_query"),
+        position_embedder_factory=lambda: models.embedding.FixedEmbed(models.WIDTH, max_length=16),
+    ),
     "convolutions": models.decoder_only(
         make_attention=convolved,
         make_mlp=lambda: models.mlp(intermediate_conv=models.convolve(1)),

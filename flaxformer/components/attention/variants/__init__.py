@@ -6,9 +6,10 @@ An object has no parameters, a Linen module owns its own. Each is called with th
 
 from flaxformer.components.attention.variants.attend import Attend
 from flaxformer.components.attention.variants.differential import Differential
+from flaxformer.components.attention.variants.lsh import Lsh
 from flaxformer.components.attention.variants.qk_norm import UnitNorm
 from flaxformer.components.attention.variants.sigmoid import Sigmoid
 from flaxformer.components.attention.variants.sinks import Sinks
 from flaxformer.components.attention.variants.talking_heads import TalkingHeads
 
-__all__ = ["Attend", "Differential", "Sigmoid", "Sinks", "TalkingHeads", "UnitNorm"]
+__all__ = ["Attend", "Differential", "Lsh", "Sigmoid", "Sinks", "TalkingHeads", "UnitNorm"]

@@ -25,6 +25,7 @@ FUNCTIONS = {
     "talking heads": variants.TalkingHeads(NORMAL, NORMAL),
     "sigmoid": variants.Sigmoid(),
     "differential": variants.Differential(),
+    "hashing": variants.Lsh(buckets=2, rounds=2),
 }
 LAYERS = {name: models.attention(attention_fn=function) for name, function in FUNCTIONS.items()} | {
     "unit norm": models.attention(q_norm=variants.UnitNorm(scale=3.0), k_norm=variants.UnitNorm(), positions=Rotary()),
@@ -36,7 +37,7 @@ LAYERS = {name: models.attention(attention_fn=function) for name, function in FU
     "multi-query sigmoid": models.attention("multi_query", attention_fn=variants.Sigmoid()),
     "multi-query talking heads": models.attention("multi_query", attention_fn=variants.TalkingHeads(NORMAL, NORMAL)),
 }
-SLOW = {"attend", "sigmoid", "rms norm", "grouped sinks", "multi-query sigmoid", "multi-query talking heads"}
+SLOW = {"attend", "rms norm", "grouped sinks", "multi-query sigmoid", "multi-query talking heads"}
 SWEEP = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in LAYERS]
 
 
