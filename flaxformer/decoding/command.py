@@ -106,7 +106,7 @@ def _settings(folder: pathlib.Path) -> dict[str, Any]:
         raise ValueError(f"{folder} names no eos_token_id; expected one in config.json or generation_config.json.")
     pad = values.get("pad_token_id")
     start = values.get("decoder_start_token_id", values.get("bos_token_id"))
-    return {"eos_id": ends[0], "pad_id": ends[0] if pad is None else pad, "bos_id": start}
+    return {"eos_id": ends, "pad_id": ends[0] if pad is None else pad, "bos_id": start}
 
 
 def _read_rows(arguments: argparse.Namespace, tokenizer: Tokenizer | None) -> Iterator[list[int]]:
@@ -130,5 +130,5 @@ def _batch(rows: Sequence[Sequence[int]], pad_id: int) -> Any:
     return np.array([[*row, *[pad_id] * (longest - len(row))] for row in rows], np.int32)
 
 
-def _before(ids: Sequence[int], end: int) -> Sequence[int]:
-    return ids[: ids.index(end)] if end in ids else ids
+def _before(ids: Sequence[int], ends: Sequence[int]) -> Sequence[int]:
+    return ids[:-1] if ids and ids[-1] in ends else ids

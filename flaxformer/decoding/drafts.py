@@ -71,7 +71,7 @@ class Draft(abc.ABC):
     def begin(
         self, inputs: Mapping[str, Array], prompts: Prompts, request: Request, cache_length: int, width: int
     ) -> Any:
-        """The state behind the prompts, of R = B * width rows."""
+        """The state behind the prompts, of R = B * width rows; a prefix is part of the prompts here."""
 
     @abc.abstractmethod
     def propose(

@@ -28,7 +28,7 @@ def generate(
     *,
     strategy: Strategy,
     max_new_tokens: int,
-    eos_id: int,
+    eos_id: int | Sequence[int],
     pad_id: int = 0,
     bos_id: int | None = 0,
     rng: PRNGKey | None = None,
@@ -57,7 +57,8 @@ def generate(
         prompt are real, if not all but `pad_id`.
       strategy: `Greedy()`, `Sample(...)`, `BeamSearch(...)`, `DiverseBeamSearch(...)` or `Contrastive(...)`.
       max_new_tokens: T.
-      eos_id: ends a sequence; it counts as a token of it.
+      eos_id: ends a sequence; it counts as a token of it. Several: any of them does, and the first is what `ForcedEnd`
+        forces.
       pad_id: pads prompts and results.
       bos_id: what the decoder reads first. None: prompts start with a token of their own choice.
       rng: for strategies that draw; None is `jax.random.PRNGKey(0)`.
@@ -67,7 +68,7 @@ def generate(
       prefix: what `prefill` has read, in front of every prompt; `bos_id` stands there already.
       shrink_every: come back to the host after so many steps, and go on with a smaller batch once half of the items or
         more have ended. Pays where lengths differ much; compiles a loop per size (powers of two). Results are the same,
-        but for the draws of `Sample`. Not within jit, nor with guidance or a prefix.
+        but for the draws of `Sample`. Not within jit, nor with guidance.
       checks: look for logits that are no numbers, and say where they first occur. Not within jit.
 
     Returns:
@@ -96,7 +97,7 @@ def generate(
     if shrink_every is None:
         generated, fault = _generate(task.plan, checks, task.data)
     else:
-        _check_shrinking(shrink_every, guidance is not None or prefix is not None, task.data)
+        _check_shrinking(shrink_every, guidance is not None, task.data)
         generated, fault = generate_shrinking(task.plan, task.data, checks, shrink_every)
     if fault is not None:
         if isinstance(fault.step, Tracer):
@@ -105,10 +106,10 @@ def generate(
     return generated
 
 
-def _check_shrinking(every: int, others: bool, data: Any) -> None:
-    if every < 1 or others or any(isinstance(x, Tracer) for x in jax.tree.leaves(data)):
+def _check_shrinking(every: int, guided: bool, data: Any) -> None:
+    if every < 1 or guided or any(isinstance(x, Tracer) for x in jax.tree.leaves(data)):
         raise ValueError(
-            f"shrink_every is {every}; expected at least 1, a call outside of jit, and neither guidance nor prefix. "
+            f"shrink_every is {every}; expected at least 1, a call outside of jit, and no guidance. "
             "Leave it out for one compiled loop."
         )
 

@@ -47,10 +47,12 @@ class GuidedSession:
     session: ModelSession
     scale: float | Float[Array, ""]
     copies = 2
-    lengths_before = 0
 
     def open(self, variables: Mapping[str, Any], inputs: Mapping[str, Array]) -> Context:
         return self.session.open(variables, inputs)
+
+    def seen(self, prompts: Prompts) -> Prompts:
+        return self.session.seen(prompts)
 
     def prefill(
         self, context: Context, prompts: Prompts, cache_length: int

@@ -72,8 +72,7 @@ class Loop:
         check_vocabulary(strategy, self.request, logits.shape[-1])
         unread = session.unread(memory, prompts, cache_length)
         prompts = prompts.first(self.request.batch)
-        prompts = dataclasses.replace(prompts, lengths=prompts.lengths + session.lengths_before)
-        state = strategy.init(self.request, prompts, rng)
+        state = strategy.init(self.request, session.seen(prompts), rng)
         fault = Fault.none() if self.checks else None
         if unread is None:
             logits = jnp.repeat(logits, strategy.width, axis=0)  # equal rows: no reordering
@@ -141,7 +140,7 @@ def run(loop: Any, running: Any, steps: int | None = None) -> Any:
 
 def check_vocabulary(strategy: Any, request: Request, vocabulary: int) -> None:
     """Refuses what the model's vocabulary does not allow to a strategy or a constraint."""
-    if not 0 <= request.eos_id < vocabulary:
+    if not all(0 <= eos < vocabulary for eos in request.eos_ids):
         raise ValueError(
             f"eos_id is {request.eos_id}; expected an id of the model's vocabulary of {vocabulary} tokens. "
             "Take the eos_id of the vocabulary that the model was trained with."

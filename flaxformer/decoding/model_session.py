@@ -91,10 +91,9 @@ class ModelSession:
         """Rows that the model reads for every row that is written."""
         return 1
 
-    @property
-    def lengths_before(self) -> Int[Array, "#B"] | int:
-        """Tokens that were read before the prompts, for strategies that count them."""
-        return 0
+    def seen(self, prompts: Prompts) -> Prompts:
+        """Everything that is read before the first new token, for strategies and constraints that look at it."""
+        return prompts
 
     @property
     def has_encoder(self) -> bool:

@@ -24,6 +24,7 @@ ENCODER_TOKENS = "encoder_input_tokens"
 PROMPT_TOKENS = "decoder_prompt_tokens"
 PREFIX = "decoder_causal_attention"
 VALID = "valid"
+_NOT_READ = ("cache", "cross_cache", "intermediates")
 
 
 @flax.struct.dataclass
@@ -45,6 +46,11 @@ class Prompts:
     def first(self, rows: int) -> Prompts:
         """The first rows."""
         return jax.tree.map(lambda x: x[:rows], self)
+
+
+def readable(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """The collections that decoding reads: no caches of before, no names of axes."""
+    return {name: x for name, x in variables.items() if name not in _NOT_READ and not name.endswith("_axes")}
 
 
 def read_inputs(inputs: Any, has_encoder: bool, pad_id: int, bos_id: int | None) -> dict[str, Array]:

@@ -41,7 +41,8 @@ def generate_shrinking(plan: Plan, data: Data, checks: bool, every: int) -> tupl
             items = np.argsort(~going, kind="stable")[:size]  # those that go on, and others to fill up
             smaller = plan._replace(request=dataclasses.replace(plan.request, batch=size))
             constraints = tuple(constraint.of_items(items) for constraint in data.constraints)
-            kept = data._replace(strategy=data.strategy.of_items(items), constraints=constraints)
+            prefix = None if data.prefix is None else data.prefix.of_items(items)
+            kept = data._replace(strategy=data.strategy.of_items(items), constraints=constraints, prefix=prefix)
             like = _shapes(smaller, checks, kept, inputs, size)
             now = _shapes(plan, checks, data, inputs, plan.request.batch)
             axes = [_item_axis(*pair) for pair in zip(jax.tree.leaves(now), jax.tree.leaves(like), strict=True)]

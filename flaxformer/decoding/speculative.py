@@ -98,15 +98,14 @@ class SpeculativeLoop:
         rows = request.batch * strategy.width
         prompts = make_prompts(inputs, request.batch * self.session.copies, self.bos_id)
         slots = request.max_new_tokens * (1 if rows == 1 else 2) + self.draft.length + 1
-        cache_length = prompts.tokens.shape[1] + slots
         context = self.session.open(variables, inputs)
-        logits, context, memory = self.session.prefill(context, prompts, cache_length)
+        logits, context, memory = self.session.prefill(context, prompts, prompts.tokens.shape[1] + slots)
         for part in (strategy, *self.rules.constraints):
             check_vocabulary(part, request, logits.shape[-1])
         memory = self.session.expand(memory, strategy.width)
         own = {name: x[: request.batch] for name, x in inputs.items()}
-        prompts = prompts.first(request.batch)
-        states = tuple(x.init(request, prompts, strategy.width) for x in self.rules.constraints)
+        seen = self.session.seen(prompts.first(request.batch))
+        states = tuple(x.init(request, seen, strategy.width) for x in self.rules.constraints)
         logits = jnp.repeat(logits, strategy.width, axis=0).astype(jnp.float32)
         rng, key = jax.random.split(rng)
         law, allowed = self.rules.law(logits, states)
@@ -115,13 +114,13 @@ class SpeculativeLoop:
         running = Guessing(
             context=context,
             memory=self.session.keep(memory, memory, jnp.zeros((rows,), jnp.int32)),
-            draft=self.draft.begin(own, prompts, request, cache_length, strategy.width),
+            draft=self.draft.begin(own, seen, request, seen.tokens.shape[1] + slots, strategy.width),
             states=self.rules.advance(states, first),
             last=first,
             tokens=jnp.full((rows, room), request.pad_id, jnp.int32).at[:, 0].set(first),
             counts=jnp.ones((rows,), jnp.int32),
             scores=self.rules.worth(logits, allowed, law, first),
-            ended=(first == request.eos_id) | (request.max_new_tokens == 1),
+            ended=request.ends(first) | (request.max_new_tokens == 1),
             free=jnp.asarray(slots, jnp.int32),
             rounds=jnp.zeros((), jnp.int32),
             rng=rng,
@@ -181,7 +180,7 @@ class SpeculativeLoop:
 
     def _counted(self, running: Guessing, written: Int[Array, "R k1"], counts: Int[Array, " R"]) -> Int[Array, " R"]:
         """How many of the tokens count: up to EOS, up to the limit, none of complete rows, and lockstep if need be."""
-        ends = written == self.request.eos_id
+        ends = self.request.ends(written)
         counts = jnp.minimum(counts, jnp.where(jnp.any(ends, axis=1), jnp.argmax(ends, axis=1) + 1, counts))
         missing = jnp.where(running.ended, 0, self.request.max_new_tokens - running.counts)
         counts = jnp.minimum(counts, missing)
@@ -200,7 +199,7 @@ class SpeculativeLoop:
             last=last,
             tokens=running.tokens.at[rows[:, None], columns].set(written, mode="drop"),
             counts=total,
-            ended=running.ended | (last == self.request.eos_id) | (total >= self.request.max_new_tokens),
+            ended=running.ended | self.request.ends(last) | (total >= self.request.max_new_tokens),
         )
 
     def _states(self, states: Any, new: Int[Array, " R"], agreed: Int[Array, " R"], counts: Int[Array, " R"]) -> Any:

@@ -14,6 +14,7 @@ from flaxformer.decoding.constraints.base import Constraint
 from flaxformer.decoding.drafts import Draft
 from flaxformer.decoding.driving import begin, go_on
 from flaxformer.decoding.guidance import Guidance
+from flaxformer.decoding.prefix import Prefix
 from flaxformer.decoding.strategies.base import Strategy
 from flaxformer.decoding.task import Data, Plan, make_loop, prepare
 from flaxformer.types import Array, PRNGKey
@@ -38,13 +39,14 @@ def stream(
     *,
     strategy: Strategy,
     max_new_tokens: int,
-    eos_id: int,
+    eos_id: int | Sequence[int],
     pad_id: int = 0,
     bos_id: int | None = 0,
     rng: PRNGKey | None = None,
     constraints: Sequence[Constraint] = (),
     draft: Draft | None = None,
     guidance: Guidance | None = None,
+    prefix: Prefix | None = None,
     checks: bool = False,
     every: int = 8,
 ) -> Iterator[Piece]:
@@ -58,7 +60,7 @@ def stream(
 
     Args:
       model, variables, inputs, strategy, max_new_tokens, eos_id, pad_id, bos_id, rng, constraints, draft, guidance,
-        checks: as in `generate`.
+        prefix, checks: as in `generate`.
       every: steps per device call.
 
     Returns:
@@ -71,7 +73,19 @@ def stream(
     if every < 1:
         raise ValueError(f"every is {every}; expected at least 1 step per device call.")
     task = prepare(
-        model, variables, inputs, strategy, max_new_tokens, eos_id, pad_id, bos_id, rng, constraints, draft, guidance
+        model,
+        variables,
+        inputs,
+        strategy,
+        max_new_tokens,
+        eos_id,
+        pad_id,
+        bos_id,
+        rng,
+        constraints,
+        draft,
+        guidance,
+        prefix,
     )
     if type(strategy).so_far is Strategy.so_far:
         strategy.so_far(None)  # says why not

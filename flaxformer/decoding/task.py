@@ -7,22 +7,20 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.core import Tracer
 
 from flaxformer.decoding.constraints.base import Constrained, Constraint
 from flaxformer.decoding.drafts import Draft, Rules
 from flaxformer.decoding.guidance import Guidance, GuidedSession, both
+from flaxformer.decoding.limits import check_ids, check_lengths, known_ids
 from flaxformer.decoding.loop import Loop
 from flaxformer.decoding.model_session import ModelSession
-from flaxformer.decoding.prefix import Prefix, PrefixedSession, check_prefix
-from flaxformer.decoding.prompts import ENCODER_TOKENS, PROMPT_TOKENS, longest_prompt, read_inputs
+from flaxformer.decoding.prefix import Prefix, check_prefix, session_behind
+from flaxformer.decoding.prompts import longest_prompt, read_inputs, readable
 from flaxformer.decoding.speculative import SpeculativeLoop
 from flaxformer.decoding.static import Static
 from flaxformer.decoding.strategies.base import Request, Strategy
 from flaxformer.decoding.strategies.rows import RowStrategy
 from flaxformer.types import Array, PRNGKey
-
-_NOT_READ = ("cache", "cross_cache", "intermediates")
 
 
 class Plan(NamedTuple):
@@ -53,9 +51,7 @@ class Task(NamedTuple):
 
 def make_loop(plan: Plan, data: Data, checks: bool = False) -> Loop | SpeculativeLoop:
     """The loop that does it. Runs inside of jit."""
-    session: Any = ModelSession(plan.model.value, hidden=data.strategy.wants_hidden)
-    if data.prefix is not None:
-        session = PrefixedSession(plan.model.value, hidden=data.strategy.wants_hidden, prefix=data.prefix)
+    session: Any = session_behind(data.prefix, plan.model.value, data.strategy.wants_hidden)
     if data.scale is not None:
         session = GuidedSession(session, data.scale)
     if data.draft is not None:
@@ -66,25 +62,20 @@ def make_loop(plan: Plan, data: Data, checks: bool = False) -> Loop | Speculativ
     return Loop(session, strategy, plan.request, plan.bos_id, checks)
 
 
-def readable(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """The collections that decoding reads: no caches of before, no names of axes."""
-    return {name: x for name, x in variables.items() if name not in _NOT_READ and not name.endswith("_axes")}
-
-
 def prepare(
     model: Any,
     variables: Mapping[str, Any],
     inputs: Mapping[str, Array] | Array,
     strategy: Strategy,
     max_new_tokens: int,
-    eos_id: int,
+    eos_id: int | Sequence[int],
     pad_id: int,
     bos_id: int | None,
     rng: PRNGKey | None,
     constraints: Sequence[Constraint],
     draft: Draft | None,
     guidance: Guidance | None,
-    prefix: Prefix | None = None,
+    prefix: Prefix | None,
 ) -> Task:
     """The task; the arguments are those of `generate`.
 
@@ -107,7 +98,7 @@ def prepare(
     arrays = read_inputs(inputs, session.has_encoder, pad_id, bos_id)
     batch = len(next(iter(arrays.values())))
     if prefix is not None:
-        check_prefix(prefix, batch, others=draft is not None or guidance is not None)
+        check_prefix(prefix, arrays, guidance is not None, strategy.wants_hidden)
     if guidance is not None:
         others = read_inputs(guidance.inputs, session.has_encoder, pad_id, bos_id)
         arrays = both(arrays, others, getattr(model, "padding_id", 0) or 0)
@@ -117,12 +108,12 @@ def prepare(
     if vocabulary is not None:
         for part in constraints:
             part.check_vocabulary(vocabulary)
-    _check_ids(session, variables, arrays)
+    check_ids(session, variables, bos_id, known_ids(arrays))
     extra = max_new_tokens - (not strategy.reads_last) + (0 if draft is None else draft.length)
     before = 0 if prefix is None else prefix.length
-    _check_lengths(session, variables, arrays, before + longest_prompt(arrays, bos_id), int(extra))
+    check_lengths(session, variables, arrays, before + longest_prompt(arrays, bos_id), int(extra))
     return Task(
-        Plan(Static(model), Request(batch, int(max_new_tokens), int(eos_id), int(pad_id)), bos_id),
+        Plan(Static(model), Request(batch, int(max_new_tokens), _ends(eos_id), int(pad_id)), bos_id),
         Data(
             variables=readable(variables),
             inputs=arrays,
@@ -134,6 +125,13 @@ def prepare(
             prefix=prefix,
         ),
     )
+
+
+def _ends(eos_id: int | Sequence[int]) -> int | tuple[int, ...]:
+    ids = np.asarray(eos_id)
+    if ids.ndim > 1 or not ids.size or ids.dtype.kind not in "iu":
+        raise ValueError(f"eos_id is {eos_id!r}; expected the id of the token that ends a sequence, or several.")
+    return int(ids) if ids.ndim == 0 else tuple(dict.fromkeys(ids.tolist()))
 
 
 def _check_kinds(strategy: Any, constraints: tuple[Any, ...], draft: Any, session: ModelSession) -> None:
@@ -152,38 +150,3 @@ def _check_kinds(strategy: Any, constraints: tuple[Any, ...], draft: Any, sessio
             "by itself. Leave the draft out."
         )
     draft.check(session.has_encoder)
-
-
-def _check_ids(session: ModelSession, variables: Mapping[str, Any], inputs: Mapping[str, Array]) -> None:
-    """Ids that no token table holds, where the ids are known."""
-    sizes = session.vocabulary_sizes(variables)
-    for name, stack in ((ENCODER_TOKENS, "encoder"), (PROMPT_TOKENS, "decoder")):
-        ids = inputs.get(name)
-        if ids is None or stack not in sizes or isinstance(ids, Tracer) or not np.size(ids):
-            continue
-        low, high = int(np.min(ids)), int(np.max(ids))
-        if low < 0 or high >= sizes[stack]:
-            raise ValueError(
-                f"'{name}' holds ids from {low} to {high}; expected 0 to {sizes[stack] - 1}, the {stack}'s vocabulary. "
-                "Encode the text with the vocabulary that the model was trained with."
-            )
-
-
-def _check_lengths(
-    session: ModelSession, variables: Mapping[str, Any], inputs: Mapping[str, Array], prompt: int, new_tokens: int
-) -> None:
-    """What is known to be too long before anything runs."""
-    limits = session.longest_sequences(variables)
-    read = prompt + new_tokens
-    if read > limits.get("decoder", read):
-        raise ValueError(
-            f"the decoder would read {read} positions ({prompt} of the prompt and its start, {new_tokens} of the "
-            f"tokens it writes); expected at most {limits['decoder']}, the size of its position table. "
-            "Ask for fewer tokens or shorten the prompt."
-        )
-    source = inputs[ENCODER_TOKENS].shape[1] if ENCODER_TOKENS in inputs else 0
-    if source > limits.get("encoder", source):
-        raise ValueError(
-            f"'{ENCODER_TOKENS}' has {source} columns; expected at most {limits['encoder']}, the size of the encoder's "
-            "position table. Shorten the inputs."
-        )

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -9,21 +10,42 @@ import numpy as np
 import pytest
 
 from flaxformer.components.attention.caches import FullCache, QuantizedCache, RingCache
+from flaxformer.components.attention.feature_maps import EluFeatures
+from flaxformer.components.attention.latent_attention import MultiHeadLatentAttention
+from flaxformer.components.attention.linear_attention import LinearAttention
 from flaxformer.components.positions.rotary import Rotary
-from flaxformer.decoding import BeamSearch, Greedy, Sample, generate
+from flaxformer.decoding import (
+    BeamSearch,
+    Contrastive,
+    DiverseBeamSearch,
+    DraftModel,
+    Greedy,
+    LengthPenalty,
+    PromptLookup,
+    Sample,
+    generate,
+)
+from flaxformer.weights.pretrained import load_pretrained
 from tests.contracts import models
+from tests.parity.recorded import FIXTURES
 
 LENGTH, STEPS = 12, 5
 SOURCE = np.array([[5, 3, 6, 2, 4], [4, 4, 0, 0, 0]])
 PROMPTS = np.array([[3, 5, 0, 0, 0, 0], [7, 8, 9, 4, 6, 2]])  # shorter and longer than the window
 
 CACHES = {"full": FullCache(), "bfloat16": FullCache("bfloat16"), "int8": QuantizedCache(), "ring": RingCache(3)}
-BOUNDS = {"full": 1e-4, "ring": 1e-4, "bfloat16": 0.05, "int8": 0.05}  # of a sequence's log-probability
-STRATEGIES = {
+CACHES["own"] = FullCache()  # not asked for: the model has its own
+BOUNDS = {"full": 1e-4, "own": 1e-4, "ring": 1e-4, "bfloat16": 0.05, "int8": 0.05}  # of a sequence's log-probability
+STRATEGIES = {  # whose scores are plain log-probabilities
     "greedy": Greedy(),
     "beam": BeamSearch(num_beams=3, alpha=0.0),
     "sample": Sample(num_samples=2, rescale_log_probs=False),
+    "diverse": DiverseBeamSearch(4, 2, diversity=0.0, rule=LengthPenalty(0.0)),
+    "contrastive": Contrastive(3, 0.5),
+    "lookup": Greedy(),
+    "draft": Sample(num_samples=2, rescale_log_probs=False),
 }
+DRAFTS = ("lookup", "draft")
 
 
 def _attention(kind, cache):
@@ -38,8 +60,19 @@ MODELS = {
     "relative": lambda cache: models.decoder_only(make_attention=lambda: models.attention(cache=cache)),
     "encoder_decoder": lambda cache: models.encoder_decoder(make_attention=lambda: models.attention(cache=cache)),
 }
-WITHOUT_RING = ("relative", "encoder_decoder")  # their bias is an array for every slot, and refused
+LATENT = {"num_heads": models.HEADS, "latent_width": 8, "head_dim": 4, "rotary_dim": 4}
+LINEAR = {"num_heads": models.HEADS, "head_dim": 4, "use_bias": False, "positions": Rotary(), "features": EluFeatures()}
+MODELS["latent"] = lambda cache: models.decoder_only(
+    bias=False, make_attention=lambda: MultiHeadLatentAttention(cache=cache, **LATENT)
+)
+MODELS["linear"] = lambda _: models.decoder_only(bias=False, make_attention=lambda: LinearAttention(**LINEAR))
+PUBLISHED = ("gpt2", "llama", "gemma3_text", "t5", "bart")
+WITH_OWN = ("linear", *PUBLISHED)
+WITH_ENCODER = ("encoder_decoder", "t5", "bart")
+WITHOUT_RING = ("relative", "encoder_decoder", "latent")  # a bias for every slot, or latents, which it refuses
 SAMPLE = {
+    ("latent", "full", "draft"), ("linear", "own", "contrastive"), ("t5", "own", "diverse"),
+    ("gemma3_text", "own", "lookup"),
     ("rotary", "ring", "greedy"), ("scanned", "ring", "beam"), ("grouped", "full", "sample"),
     ("encoder_decoder", "int8", "beam"), ("multi_query", "bfloat16", "beam"),
 }  # fmt: skip
@@ -47,9 +80,12 @@ SAMPLE = {
 
 @functools.cache
 def made(model, cache):
+    if model in PUBLISHED:
+        module, variables = load_pretrained(FIXTURES / model)
+        return module, variables, jax.jit(functools.partial(module.apply, enable_dropout=False))
     module = MODELS[model](CACHES[cache])
     zeros = jnp.zeros((1, LENGTH), jnp.int32)
-    arguments = (zeros,) * (3 if model == "encoder_decoder" else 2)
+    arguments = (zeros,) * (3 if model in WITH_ENCODER else 2)
     init = jax.jit(lambda key: module.init(key, *arguments, enable_dropout=False)["params"])
     return module, {"params": init(jax.random.key(0))}, jax.jit(functools.partial(module.apply, enable_dropout=False))
 
@@ -59,14 +95,32 @@ def uncached(model, cache, item, tokens):
     row = np.zeros((1, LENGTH), np.int32)
     row[0, : len(tokens)] = tokens
     real = (np.arange(LENGTH) < len(tokens))[None].astype(np.int32)
-    source = (SOURCE[item : item + 1],) if model == "encoder_decoder" else ()
+    source = {"encoder_input_tokens": sources(model)[item : item + 1]} if model in WITH_ENCODER else {}
     _, variables, apply = made(model, cache)
-    return np.asarray(jax.nn.log_softmax(apply(variables, *source, row, real)))[0, : len(tokens)]
+    named = {"decoder_input_tokens": row, "decoder_valid": real} if model in PUBLISHED else {}
+    named = named or {"decoder_input_tokens": row, "decoder_target_tokens": real}
+    return np.asarray(jax.nn.log_softmax(apply(variables, **source, **named)))[0, : len(tokens)]
+
+
+@functools.cache
+def ids(model):
+    """What `generate` is told of start, end and padding."""
+    if model not in PUBLISHED:
+        return {"bos_id": 0, "eos_id": 1, "pad_id": 0}
+    recorded = json.loads((FIXTURES / model / "generate.json").read_text())
+    start = recorded.get("decoder_start_token_id")
+    return {"bos_id": start, "eos_id": recorded["eos_token_id"], "pad_id": recorded["pad_token_id"]}
+
+
+def sources(model):
+    return np.where(SOURCE > 0, SOURCE, ids(model)["pad_id"])
 
 
 def combinations():
-    for model, cache, strategy in itertools.product(MODELS, CACHES, STRATEGIES):
-        if cache == "ring" and model in WITHOUT_RING:
+    for model, cache, strategy in itertools.product((*MODELS, *PUBLISHED), CACHES, STRATEGIES):
+        if (cache == "own") != (model in WITH_OWN) or (cache == "ring" and model in WITHOUT_RING):
+            continue
+        if strategy in DRAFTS and (cache == "ring" or model == "linear"):  # which take no token back, and refuse
             continue
         marks = () if (model, cache, strategy) in SAMPLE else pytest.mark.slow
         yield pytest.param(model, cache, strategy, marks=marks)
@@ -75,17 +129,21 @@ def combinations():
 @pytest.mark.parametrize(("model", "cache", "strategy"), list(combinations()))
 def test_scores_through_a_cache_are_those_of_an_uncached_pass(model, cache, strategy):
     module, variables, _ = made(model, cache)
-    inputs = {"decoder_prompt_tokens": PROMPTS}
-    if model == "encoder_decoder":
-        inputs["encoder_input_tokens"] = SOURCE
-    options = {"strategy": STRATEGIES[strategy], "max_new_tokens": STEPS, "eos_id": 1}
+    inputs = {"decoder_prompt_tokens": PROMPTS, "valid": PROMPTS > 0}
+    if model in WITH_ENCODER:
+        inputs["encoder_input_tokens"] = sources(model)
+    drafts = {"lookup": PromptLookup(2), "draft": DraftModel(module, variables, length=2)}
+    options = {"strategy": STRATEGIES[strategy], "max_new_tokens": STEPS, "draft": drafts.get(strategy), **ids(model)}
     found = generate(module, variables, inputs, **options, rng=jax.random.key(3))
     checked = 0
     for item, prompt in enumerate(PROMPTS):
-        read = [0, *prompt[prompt != 0]]
+        start = ids(model)["bos_id"]
+        read = [*([] if start is None else [start]), *prompt[prompt != 0]]
         for tokens, score, length in zip(*(np.asarray(x)[item] for x in found), strict=True):
             tokens = tokens[:length]
-            if length == 0 or 0 in tokens:  # an uncached pass takes a generated 0 for padding
+            if length == 0 or (
+                0 in tokens and model not in PUBLISHED
+            ):  # an uncached pass takes a generated 0 for padding
                 continue
             log_probs = uncached(model, cache, item, [*read, *tokens][:-1])[len(read) - 1 :]
             expected = log_probs[np.arange(length), tokens].sum()

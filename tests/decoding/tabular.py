@@ -31,7 +31,9 @@ class TableSession:
 
     hidden: bool = False
     copies = 1
-    lengths_before = 0
+
+    def seen(self, prompts):
+        return prompts
 
     def open(self, variables, inputs):
         return variables
@@ -96,7 +98,7 @@ class DraftTable(Draft):
         return Memory(jnp.take_along_axis(text, counts[:, None], axis=1))
 
 
-@functools.partial(jax.jit, static_argnames=("steps", "checks", "raw"))
+@functools.partial(jax.jit, static_argnames=("steps", "checks", "raw", "eos"))
 def decode(
     variables,
     prompts,
@@ -108,13 +110,14 @@ def decode(
     scale=None,
     checks=False,
     raw=False,
+    eos=EOS,
 ):
     """What `generate` does, for a table; `prompts [B P]` without padding or start token. `raw`: also the last state."""
     session = TableSession(strategy.wants_hidden)
     batch = len(prompts)
     if scale is not None:
         session, batch = GuidedSession(session, scale), batch // 2
-    request = Request(batch, steps, EOS)
+    request = Request(batch, steps, eos)
     inputs = {"decoder_prompt_tokens": prompts}
     key = jax.random.PRNGKey(0) if key is None else key
     if draft is not None:

@@ -7,7 +7,20 @@ import pytest
 
 from flaxformer.components.attention.caches import RingCache
 from flaxformer.components.positions.rotary import Rotary
-from flaxformer.decoding import BeamSearch, Greedy, PromptLookup, generate, prefill
+from flaxformer.decoding import (
+    BeamSearch,
+    Contrastive,
+    DiverseBeamSearch,
+    DraftModel,
+    Greedy,
+    Guidance,
+    NoRepeatNGram,
+    PromptLookup,
+    RepetitionPenalty,
+    generate,
+    prefill,
+    stream,
+)
 from tests.contracts import models
 from tests.decoding.tiny import tiny
 
@@ -32,6 +45,47 @@ def assert_alike(found, expected):
 @pytest.fixture(scope="module")
 def full():
     return made()
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"strategy": BeamSearch(3), "constraints": (NoRepeatNGram(1), RepetitionPenalty(3.0))},
+        {"strategy": Contrastive(3, 0.6)},
+        {"strategy": Greedy(), "draft": PromptLookup(2), "constraints": (NoRepeatNGram(1),)},
+        pytest.param({"strategy": Greedy(), "draft": "model"}, marks=pytest.mark.slow),
+        pytest.param({"strategy": DiverseBeamSearch(4, 2)}, marks=pytest.mark.slow),
+        pytest.param({"strategy": Greedy(), "shrink_every": 1}, marks=pytest.mark.slow),
+    ],
+)
+def test_everything_that_looks_at_a_prompt_looks_at_its_prefix_too(full, more):
+    more = more | ({"draft": DraftModel(*full, length=2)} if more.get("draft") == "model" else {})
+    shared = prefill(*full, SHARED, hidden=True)
+    found = generate(*full, AFTER, prefix=shared, **more, **OPTIONS)
+    assert_alike(found, generate(*full, WHOLE, **more, **OPTIONS))
+
+
+def test_hidden_states_of_prefixes_of_ones_own_stand_where_their_tokens_do(full):
+    prefixes, after = np.array([[3, 5, 7], [2, 0, 0]]), np.array([[4, 8], [6, 0]])
+    whole = np.array([[3, 5, 7, 4, 8], [2, 6, 0, 0, 0]])
+    shared, options = prefill(*full, prefixes, hidden=True), {"strategy": Contrastive(3, 0.8), **OPTIONS}
+    expected = generate(*full, whole, **options)
+    assert_alike(generate(*full, after, prefix=shared, **options), expected)
+    assert_alike(generate(*full, after[1:], prefix=shared.of_items(np.array([1])), **options), expected_of(expected, 1))
+
+
+def expected_of(found, item):
+    return type(found)(*(x[item : item + 1] for x in found))
+
+
+def test_a_stream_may_continue_a_prefix(full):
+    shared = prefill(*full, SHARED)
+    rows = [[] for _ in AFTER]
+    for tokens, lengths in stream(*full, AFTER, strategy=Greedy(), prefix=shared, every=2, **OPTIONS):
+        for row, new, length in zip(rows, tokens[:, 0], lengths[:, 0], strict=True):
+            row.extend(new[:length].tolist())
+    whole = generate(*full, WHOLE, strategy=Greedy(), **OPTIONS)
+    assert rows == [row[0, : length[0]].tolist() for row, length in zip(whole.tokens, whole.lengths, strict=True)]
 
 
 @pytest.mark.parametrize("strategy", [Greedy(), BeamSearch(num_beams=3)])
@@ -92,7 +146,19 @@ def test_what_cannot_be_continued_is_refused(full):
         generate(*full, AFTER, strategy=Greedy(), prefix=two, **OPTIONS)
     with pytest.raises(ValueError, match="prefix is dict; expected what flaxformer.decoding.prefill returned"):
         generate(*full, AFTER, strategy=Greedy(), prefix={}, **OPTIONS)
-    with pytest.raises(ValueError, match="prefix was given with draft or guidance"):
-        generate(*full, AFTER, strategy=Greedy(), prefix=prefill(*full, SHARED), draft=PromptLookup(), **OPTIONS)
+    shared = prefill(*full, SHARED)
+    with pytest.raises(ValueError, match="prefix was given with guidance; expected one of them"):
+        generate(*full, AFTER, strategy=Greedy(), prefix=shared, guidance=Guidance(AFTER), **OPTIONS)
+    with pytest.raises(ValueError, match=r"keeps no hidden states .* make it with prefill\(..., hidden=True\)"):
+        generate(*full, AFTER, strategy=Contrastive(2), prefix=shared, **OPTIONS)
+    flagged = {"decoder_prompt_tokens": AFTER, "decoder_causal_attention": AFTER > 0}
+    with pytest.raises(ValueError, match="prefix was given with 'decoder_causal_attention'; expected continuations"):
+        generate(*full, flagged, strategy=Greedy(), prefix=shared, **OPTIONS)
+    with pytest.raises(ValueError, match="'decoder_prompt_tokens' holds ids from 3 to 99; expected 0 to 16"):
+        prefill(*full, np.array([[3, 99]]))
+    with pytest.raises(ValueError, match="'bos_id' holds ids from 17 to 17; expected 0 to 16"):
+        generate(*full, AFTER, strategy=Greedy(), bos_id=17, **OPTIONS)
+    with pytest.raises(ValueError, match="would read 65 positions"):
+        prefill(*tiny(), np.ones((1, 64), int))
     with pytest.raises(ValueError, match="prefill got the encoder-decoder EncoderDecoder"):
         prefill(models.encoder_decoder(), full[1], SHARED)

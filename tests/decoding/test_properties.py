@@ -136,7 +136,7 @@ def test_scores_of_rows_are_those_of_teacher_forcing(name, seed):
 
 @few
 @given(seed=seeds)
-@pytest.mark.parametrize("name", ["beam", "hugging_face"])
+@pytest.mark.parametrize("name", ["beam", "hugging_face", "diverse"])
 def test_an_n_best_list_is_sorted_and_without_duplicates(name, seed):
     found = found_by(name, seed)
     assert np.all(np.diff(found.scores, axis=1) <= 0)

@@ -59,7 +59,7 @@ def test_contrastive_search_reads_the_hidden_states_of_real_models():
         ({"draft": "encdec_v11"}, "draft model is an encoder-decoder and the model decoder-only; expected"),
         (
             {"max_new_tokens": 58},
-            r"would read 65 positions \(4 of the prompt and its start, 61 of the tokens it writes\)",
+            r"would read 65 positions \(4 of the prompt and its start, 61 of the tokens behind\)",
         ),
     ],
 )

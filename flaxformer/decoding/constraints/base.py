@@ -90,7 +90,7 @@ def apply_all(
     for constraint, state in zip(constraints, states, strict=True):
         scores = constraint.apply(scores, state, request)
     dead = jnp.all(scores == -jnp.inf, axis=-1, keepdims=True)
-    eos = jnp.arange(scores.shape[-1]) == request.eos_id
+    eos = jnp.arange(scores.shape[-1]) == request.eos_ids[0]
     return jnp.where(dead & eos, NEG_INF, scores)
 
 

@@ -34,7 +34,7 @@ class MinLength(Constraint):
         return none_written(prompts, width)
 
     def apply(self, scores: Float[Array, "R V"], state: Int[Array, " R"], request: Request) -> Float[Array, "R V"]:
-        eos = jnp.arange(scores.shape[-1]) == request.eos_id
+        eos = request.ends(jnp.arange(scores.shape[-1]))
         return jnp.where(eos & (state < self.tokens)[:, None], -jnp.inf, scores)
 
     def advance(self, state: Int[Array, " R"], tokens: Int[Array, " R"]) -> Int[Array, " R"]:
@@ -50,7 +50,7 @@ class ForcedEnd(Constraint):
         return none_written(prompts, width)
 
     def apply(self, scores: Float[Array, "R V"], state: Int[Array, " R"], request: Request) -> Float[Array, "R V"]:
-        return only(scores, jnp.full_like(state, request.eos_id), state == request.max_new_tokens - 1)
+        return only(scores, jnp.full_like(state, request.eos_ids[0]), state == request.max_new_tokens - 1)
 
     def advance(self, state: Int[Array, " R"], tokens: Int[Array, " R"]) -> Int[Array, " R"]:
         return state + 1

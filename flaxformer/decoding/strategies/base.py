@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
@@ -38,14 +39,23 @@ class Request:
     Attributes:
       batch: items, B.
       max_new_tokens: tokens to write per row at most, T.
-      eos_id: the token that ends a sequence.
+      eos_id: the token that ends a sequence, or several of which each does; where one has to be written, the first.
       pad_id: what is written after it.
     """
 
     batch: int
     max_new_tokens: int
-    eos_id: int
+    eos_id: int | tuple[int, ...]
     pad_id: int = 0
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """All tokens that end a sequence."""
+        return self.eos_id if isinstance(self.eos_id, tuple) else (self.eos_id,)
+
+    def ends(self, tokens: Int[Array, "*R"]) -> Bool[Array, "*R"]:
+        """Which tokens end their sequence."""
+        return functools.reduce(jnp.logical_or, [tokens == eos for eos in self.eos_ids])
 
 
 class Generated(NamedTuple):

@@ -4,8 +4,8 @@ Glossary:
 
 * *live*: a hypothesis still being written; K per item, worst first (ties are decided by that order, as in T5X).
 * *finished*: one that ended with EOS; K slots per item, empty ones score `NEG_INF`.
-* *candidate*: a live hypothesis with one more token; 2K per item, so that K remain even if K of them end. A beam of one
-  has one candidate, which makes it greedy search.
+* *candidate*: a live hypothesis with one more token; 2K per item, so that K remain even if K of them end (a further K
+  for every further EOS). A beam of one has one candidate, which makes it greedy search.
 * *trace*: per step, the token that each live hypothesis got and the slot it continued. Hypotheses are read off the
   traces at the end, so that a step moves a few numbers per beam and never whole sequences.
 """
@@ -157,8 +157,12 @@ class BeamSearch(Strategy):
         if constrain is not None:
             logits = constrain(jax.nn.log_softmax(logits))
         logits = logits.reshape(*state.live_scores.shape, -1)  # [B K V]
-        count = 2 * self.num_beams if self.num_beams > 1 else 1
+        count = self.candidates(state.request)
         return self.extend(*best_continuations(logits, state.live_scores, count, constrain is not None), state)
+
+    def candidates(self, request: Request) -> int:
+        """C: so many that K remain if all others end. One beam follows its best continuation, as greedy search does."""
+        return (1 + len(request.eos_ids)) * self.num_beams if self.num_beams > 1 else 1
 
     def extend(
         self,
@@ -168,7 +172,7 @@ class BeamSearch(Strategy):
         state: BeamState,
     ) -> tuple[Int[Array, " R"], Int[Array, " R"], BeamState]:
         """The state after choosing among candidates: their log-probabilities, live slots and new tokens."""
-        ended = tokens == state.request.eos_id  # [B C]
+        ended = state.request.ends(tokens)  # [B C]
         live_scores, live = _ascending_top(candidates + NEG_INF * ended, self.num_beams)  # [B K] x 2
         parents, next_tokens = _pick(beams, live), _pick(tokens, live)
         finishing = self.rules.finishing(ended, state) & self.counts(candidates)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
-from flaxformer.decoding.logits import best_continuations
+from flaxformer.decoding.logits import NEG_INF, best_continuations
 from flaxformer.decoding.prompts import Prompts
 from flaxformer.decoding.strategies.base import Constrain, Generated, Request, Strategy
 from flaxformer.decoding.strategies.beam import BeamSearch, BeamState
@@ -35,13 +35,14 @@ class DiverseBeamSearch(Strategy):
 
     Within a step the groups choose one after another. From a token's log-probability the number of beams of earlier
     groups that got this token in the same step, times `diversity`, is subtracted, and the difference is part of the
-    hypothesis' score, as in Hugging Face's group beam search. Hypotheses of all groups are returned together, the best
-    first; groups may come to the same one.
+    hypothesis' score, as in Hugging Face's group beam search; constraints come after it, so that what is forced costs
+    nothing here either. Hypotheses of all groups are returned together, the best first; where groups came to the same
+    one, it is returned once, and empty slots are left at the end.
 
     Attributes:
       num_beams: beams of all groups together, K.
       num_groups: G, a divisor of K. 1 is beam search.
-      diversity: what each occurrence costs, in nats. 0 gives G times the same hypotheses.
+      diversity: what each occurrence costs, in nats. 0 finds the same in every group.
       num_return: hypotheses to return, n; None returns K.
       rule: as in `BeamSearch`.
 
@@ -81,18 +82,20 @@ class DiverseBeamSearch(Strategy):
     def update(
         self, logits: Float[Array, "R V"], state: DiverseState, constrain: Constrain | None = None
     ) -> tuple[Int[Array, " R"], Int[Array, " R"], DiverseState]:
+        size, vocabulary = self._group.num_beams, logits.shape[-1]
         log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
-        if constrain is not None:
-            log_probs = constrain(log_probs)
-        size = self._group.num_beams
-        log_probs = log_probs.reshape(-1, self.num_groups, size, logits.shape[-1])  # [B G K V]
+        log_probs = log_probs.reshape(-1, self.num_groups, size, vocabulary)  # [B G K V]
         batch = len(log_probs)
-        rows, vocabulary = jnp.arange(batch)[:, None], logits.shape[-1]
+        rows = jnp.arange(batch)[:, None]
         counts = jnp.zeros((batch, vocabulary), jnp.float32)
         written, parents, groups = [], [], []
         for index, group in enumerate(state.groups):
-            x = log_probs[:, index] - self.diversity * counts[:, None]
-            chosen = best_continuations(x, group.live_scores, 2 * size if size > 1 else 1, normalized=True)
+            x = log_probs - self.diversity * counts[:, None, None]
+            if constrain is not None:  # rows of other groups too, for constraints know them all
+                x = constrain(x.reshape(-1, vocabulary)).reshape(x.shape)
+            x = x[:, index]
+            count = self._group.candidates(group.request)
+            chosen = best_continuations(x, group.live_scores, count, normalized=True)
             tokens, continued, group = self._group.extend(*chosen, group)
             tokens = tokens.reshape(batch, size)
             counts = counts.at[rows, tokens].add(1.0)
@@ -111,6 +114,21 @@ class DiverseBeamSearch(Strategy):
     def finish(self, state: DiverseState) -> Generated:
         found = [self._group.finish(group) for group in state.groups]
         tokens, scores, lengths = (jnp.concatenate(x, axis=1) for x in zip(*found, strict=True))
+        tokens, scores, lengths = _once(tokens, scores, lengths, state.groups[0].request.pad_id)
         order = jnp.argsort(-scores, axis=1, stable=True)[:, : self.num_return]
         pick = functools.partial(jnp.take_along_axis, indices=order, axis=1)
         return Generated(jnp.take_along_axis(tokens, order[..., None], axis=1), pick(scores), pick(lengths))
+
+
+def _once(
+    tokens: Int[Array, "B K T"], scores: Float[Array, "B K"], lengths: Int[Array, "B K"], pad_id: int
+) -> tuple[Int[Array, "B K T"], Float[Array, "B K"], Int[Array, "B K"]]:
+    """The same with an empty slot for every hypothesis that occurs elsewhere with a better score, or earlier."""
+    same = jnp.all(tokens[:, :, None] == tokens[:, None], axis=-1) & (lengths[:, :, None] == lengths[:, None])
+    place = jnp.arange(scores.shape[1])
+    behind = (scores[:, None] > scores[:, :, None]) | (
+        (scores[:, None] == scores[:, :, None]) & (place < place[:, None])
+    )  # [B K K], whether the second is the better of the two
+    again = jnp.any(same & behind, axis=-1)
+    tokens = jnp.where(again[..., None], pad_id, tokens)
+    return tokens, jnp.where(again, NEG_INF, scores), jnp.where(again, 0, lengths)

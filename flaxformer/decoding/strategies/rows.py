@@ -59,7 +59,7 @@ class RowState(flax.struct.PyTreeNode):
             tokens=write_at(self.tokens, tokens, self.step),
             scores=self.scores + jnp.where(self.ended, 0.0, log_probs),
             lengths=self.lengths + ~self.ended,
-            ended=self.ended | (tokens == self.request.eos_id),
+            ended=self.ended | self.request.ends(tokens),
         )
         return tokens, state
 

@@ -1,10 +1,12 @@
+import itertools
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flaxformer.decoding import BeamSearch, DiverseBeamSearch, LengthPenalty
+from flaxformer.decoding import BeamSearch, DiverseBeamSearch, ForcedPrefix, LengthPenalty
 from tests.decoding.tabular import EOS, decode, log_probs, random_table, results
 
 RULE = LengthPenalty(1.0)
@@ -37,7 +39,10 @@ def by_hand(variables, prompt, steps, groups, size, diversity):
                 counts[tokens[-1]] += 1
             full = len(finished[g]) == size
             closed[g] |= full and going_on[0][0] / step <= min(finished[g].values())
-    return sorted((score for group in finished for score in group.values()), reverse=True)
+    once = {}  # groups may come to the same one
+    for tokens, score in itertools.chain(*(group.items() for group in finished)):
+        once[tokens] = max(score, once.get(tokens, score))
+    return sorted(once.values(), reverse=True)
 
 
 @settings(max_examples=10, deadline=None)
@@ -49,6 +54,18 @@ def test_groups_are_searched_one_after_another(seed):
     for item, prompt in enumerate(prompts):
         ours = [score for row, _, score in listed if row == item]
         np.testing.assert_allclose(ours, by_hand(variables, prompt, steps, 2, 2, 0.7), rtol=1e-4)
+
+
+def test_what_is_forced_costs_no_group_anything():
+    variables, prompt = random_table(3), [2, 3]
+    found = decode(variables, jnp.array([prompt]), DiverseBeamSearch(4, 4, 9.0, rule=RULE), 2, (ForcedPrefix((5,)),))
+    expected, counts = {}, np.zeros(6)
+    for _ in range(4):
+        second = log_probs(variables)[3, 5] - 9.0 * counts
+        expected[5, int(second.argmax())] = second.max() / 2
+        counts[second.argmax()] += 1
+    listed = {tokens: score for _, tokens, score in results(found)}
+    assert listed == pytest.approx(expected, rel=1e-4)
 
 
 def test_one_group_is_beam_search():
