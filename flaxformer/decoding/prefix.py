@@ -152,8 +152,8 @@ class PrefixedSession(ModelSession):
         memory = _with_slots(_with_rows(prefix.memory, len(prompts.tokens)), prefix.length + cache_length)
         memory = memory.replace(prompt=prefix.length + length, hidden=None)
         if self.hidden:
-            assert before is not None
             logits, memory = self.take(context, memory, prompts.tokens, memory.step.advance(length, prompts.valid))
+            assert before is not None and memory.hidden is not None
             hidden = _joined(before, memory.hidden, len(prompts.tokens))
             hidden = jnp.take_along_axis(hidden, self._order(prompts)[..., None], axis=1)
             return logits[:, -1], context, memory.replace(step=memory.step.advance(), hidden=hidden)

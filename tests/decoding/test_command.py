@@ -9,6 +9,7 @@ import pytest
 
 from flaxformer import cli
 from flaxformer.data.tokenizers import load_tokenizer
+from flaxformer.decoding import command
 from tests.parity.recorded import Recorded
 
 
@@ -93,3 +94,11 @@ def test_a_folder_without_an_end_is_refused(tmp_path, capsys):
     (tmp_path / "config.json").write_text("{}")
     assert cli.main(["generate", str(tmp_path), "5"]) == 2
     assert "names no eos_token_id" in capsys.readouterr().err
+
+
+def test_a_folder_may_name_several_ends(tmp_path):
+    (tmp_path / "config.json").write_text('{"eos_token_id": 5, "bos_token_id": 2}')
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [5, 7]}')
+    assert command._settings(tmp_path) == {"eos_id": [5, 7], "pad_id": 5, "bos_id": 2}
+    assert command._before([3, 5, 7], [5, 7]) == [3, 5]
+    assert command._before([3, 4], [5, 7]) == [3, 4]
