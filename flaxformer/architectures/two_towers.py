@@ -112,5 +112,22 @@ class FirstPooler(nn.Module):
         return self.layer_norm(hidden[:, 0])
 
 
+class Projector(nn.Module):
+    """The pooled vector in the width that both towers have in common, of any length, for one tower alone.
+
+    Attributes:
+      projection_factory: makes the projection.
+    """
+
+    projection_factory: Callable[[], nn.Module]
+
+    def setup(self) -> None:
+        self.projection = self.projection_factory()
+
+    def __call__(self, pooled: Float[Array, "B D"]) -> Float[Array, "B P"]:
+        """Projects."""
+        return self.projection(pooled)
+
+
 def _unit(x: Float[Array, "B P"]) -> Float[Array, "B P"]:
     return x / jnp.linalg.norm(x, axis=-1, keepdims=True)

@@ -86,6 +86,14 @@ class OutputLogits(DenseGeneral):
         return softcap(super().__call__(x), self.cap)
 
 
+class NoLogits(nn.Module):
+    """The hidden states themselves, for a decoder without a head."""
+
+    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+        """`x`."""
+        return x
+
+
 class TransformedLogits(nn.Module):
     """Scores of a masked language model: `norm(activation(dense x))` against the token table, plus a bias.
 

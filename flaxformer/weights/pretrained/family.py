@@ -50,8 +50,7 @@ class Family:
 
     def written(self, weights: Mapping[str, Any], attributes: Attributes) -> dict[str, Any]:
         """The weights as a folder of this architecture names them: a body alone has no prefix."""
-        named = architecture(attributes, "")
-        if not named.endswith("Model") or named.endswith(("LMHeadModel", "MTModel")):
+        if not is_body(attributes):
             return dict(weights)
         return {name.removeprefix(self.prefix): weight for name, weight in weights.items()}
 
@@ -127,6 +126,17 @@ def architecture(attributes: Attributes, default: str) -> str:
     """The class that the configuration names first, `BertForMaskedLM`; `default` where it names none."""
     named = attributes.get("architectures") or [default]
     return str(named[0])
+
+
+def is_body(attributes: Attributes) -> bool:
+    """Whether the architecture is a body without a head: `LlamaModel`, but not `GPT2LMHeadModel`."""
+    named = architecture(attributes, "")
+    return named.endswith("Model") and not named.endswith(("LMHeadModel", "MTModel"))
+
+
+def without_logits(attributes: Attributes) -> dict[str, Any]:
+    """Bindings for a body with a decoder, which ends in hidden states; none for other models."""
+    return {"t5_architecture.Decoder.output_logits_factory": Gin("@logits.NoLogits")} if is_body(attributes) else {}
 
 
 def bindings(settings: Mapping[str, Any]) -> list[str]:

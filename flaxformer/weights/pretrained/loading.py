@@ -48,9 +48,13 @@ class Folder:
           CheckpointError: a `ValueError`.
         """
         path = pathlib.Path(folder)
-        attributes = Attributes(read_json(path / CONFIG), str(path / CONFIG))
+        return cls.of(Attributes(read_json(path / CONFIG), str(path / CONFIG)), open_weights(path), path)
+
+    @classmethod
+    def of(cls, attributes: Attributes, weights: Weights, path: pathlib.Path) -> Folder:
+        """What a configuration and weights describe, wherever they are from."""
         family = find_family(attributes)
-        weights = family.renamed(open_weights(path))
+        weights = family.renamed(weights)
         statements = bindings(family.settings(attributes, weights))
         family.table(attributes)
         attributes.check_all_read()
@@ -70,6 +74,15 @@ class Folder:
         table = self.family.table(self.attributes)
         found = to_ours(table, self.weights, wanted, self.family.unused, self.path)
         return traverse_util.unflatten_dict(found, sep="/")
+
+
+def model_of(config: Mapping[str, Any], dtype: DType | None = None) -> nn.Module:
+    """The Linen module that the content of a config.json describes, without weights.
+
+    Raises:
+      CheckpointError: a `ValueError`, for a configuration that is not known or not implemented.
+    """
+    return Folder.of(Attributes(config, CONFIG), {}, pathlib.Path(CONFIG)).model(dtype)
 
 
 def load_pretrained(

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from flaxformer.components.positions.rotary_scaling import yarn_magnitude
 from flaxformer.weights.errors import CheckpointError
 from flaxformer.weights.pretrained.attributes import Attributes
 from flaxformer.weights.pretrained.family import Gin
 
 SLIDING, FULL = "sliding_attention", "full_attention"
-_SCALING = "rotary_scaling"
 
 
 def rotary(attributes: Attributes, theta: float = 10000.0, fraction: float = 1.0) -> dict[str, Any]:
@@ -37,40 +37,76 @@ def rotary(attributes: Attributes, theta: float = 10000.0, fraction: float = 1.0
 
 
 def rotary_macros(attributes: Attributes, parameters: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The macros for one set of parameters; `prefix` is put in front of the names."""
+    """The macros for one set of parameters; `prefix` is put in front of the names.
+
+    Raises:
+      CheckpointError: a `ValueError`, for a scaling or a parameter of it that is not implemented.
+    """
     kind = parameters.get("rope_type", parameters.get("type", "default"))
-    known = {"rope_theta", "partial_rotary_factor", "rope_type", "type"}
-    macros = {
-        f"{prefix}ROTARY_TIMESCALE": float(parameters["rope_theta"]),
-        f"{prefix}ROTARY_FRACTION": float(parameters.get("partial_rotary_factor", 1.0)),
-    }
-    if kind == "linear":
-        known |= {"factor"}
-        macros |= {
-            f"{prefix}ROTARY_SCALING": Gin(f"@{_SCALING}.LinearScaling()"),
-            f"{_SCALING}.LinearScaling.factor": float(parameters["factor"]),
-        }
-    elif kind == "llama3":
-        known |= {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}
-        macros |= {
-            f"{prefix}ROTARY_SCALING": Gin(f"@{_SCALING}.Llama3Scaling()"),
-            f"{_SCALING}.Llama3Scaling.factor": float(parameters["factor"]),
-            f"{_SCALING}.Llama3Scaling.low_turns": float(parameters["low_freq_factor"]),
-            f"{_SCALING}.Llama3Scaling.high_turns": float(parameters["high_freq_factor"]),
-            f"{_SCALING}.Llama3Scaling.original_length": int(parameters["original_max_position_embeddings"]),
-        }
-    elif kind != "default":
+    if kind not in _KNOWN:
         raise CheckpointError(
-            f"{attributes.where} scales its rotary positions by {kind!r}, which is not implemented; expected "
-            "'default', 'linear' or 'llama3'."
+            f"{attributes.where} scales its rotary positions by {kind!r}, which is not implemented; expected one of "
+            f"{', '.join(map(repr, _KNOWN))}."
         )
+    known = {"rope_theta", "partial_rotary_factor", "rope_type", "type", *_KNOWN[kind]}
     unknown = sorted(set(parameters) - known)
     if unknown:
         raise CheckpointError(
             f"{attributes.where} has rotary parameters that are not known for {kind!r}: {', '.join(unknown)}; "
             f"expected {', '.join(sorted(known))}."
         )
-    return macros
+    macros = {
+        f"{prefix}ROTARY_TIMESCALE": float(parameters["rope_theta"]),
+        f"{prefix}ROTARY_FRACTION": float(parameters.get("partial_rotary_factor", 1.0)),
+    }
+    if kind == "default":
+        return macros
+    # A scope of its own: the two rotations of one model may be scaled differently.
+    scaling = f"{prefix.lower()}scaled/rotary_scaling.{_CLASSES[kind]}"
+    fields = _fields(kind, parameters, attributes.get("max_position_embeddings"))
+    bound = {f"{scaling}.{name}": value for name, value in fields.items()}
+    return {**macros, f"{prefix}ROTARY_SCALING": Gin(f"@{scaling}()"), **bound}
+
+
+# The parameters of each kind of scaling, beside those of all, and our class.
+_KNOWN: Mapping[str, tuple[str, ...]] = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+    "yarn": (
+        "factor", "original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow", "mscale",
+        "mscale_all_dim", "truncate",
+    ),
+}  # fmt: skip
+_CLASSES = {"linear": "LinearScaling", "llama3": "Llama3Scaling", "yarn": "YarnScaling"}
+
+
+def _fields(kind: str, parameters: Mapping[str, Any], longest: int | None) -> dict[str, Any]:
+    """The fields of our scaling; `longest` is the length where the file names no original one."""
+    factor = float(parameters["factor"])
+    if kind == "linear":
+        return {"factor": factor}
+    length = int(parameters.get("original_max_position_embeddings", longest))
+    if kind == "llama3":
+        turns = {"low_turns": "low_freq_factor", "high_turns": "high_freq_factor"}
+        named = {ours: float(parameters[theirs]) for ours, theirs in turns.items()}
+        return {"factor": factor, **named, "original_length": length}
+    return {
+        "factor": factor,
+        "original_length": length,
+        "fast_turns": float(parameters.get("beta_fast") or 32),
+        "slow_turns": float(parameters.get("beta_slow") or 1),
+        "attention_factor": _magnitude(factor, parameters),
+        "whole_pairs": parameters.get("truncate", True),
+    }
+
+
+def _magnitude(factor: float, parameters: Mapping[str, Any]) -> float | None:
+    """What YaRN multiplies rotated queries and keys by; None is the paper's."""
+    one, other = parameters.get("mscale"), parameters.get("mscale_all_dim")
+    if parameters.get("attention_factor") is None and one and other:
+        return yarn_magnitude(factor, one) / yarn_magnitude(factor, other)
+    return parameters.get("attention_factor")
 
 
 def layers(kinds: Sequence[str], layer: str) -> dict[str, Any]:

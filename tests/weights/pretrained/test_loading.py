@@ -65,7 +65,7 @@ def test_what_is_not_known_or_not_implemented_is_refused_by_name(tmp_path):
     for number, (changes, message) in enumerate(
         [
             ({"new_thing": 3, "n_layers": 2}, "not known for model_type 'gpt2': n_layers=2, new_thing=3.*'n_layer'?"),
-            ({"scale_attn_by_inverse_layer_idx": True}, "has scale_attn_by_inverse_layer_idx=True, which is not impl"),
+            ({"add_cross_attention": True}, "has add_cross_attention=True, which is not implemented; expected False"),
             ({"activation_function": "mish"}, "has activation_function='mish', which is not implemented"),
             (
                 {"model_type": "gpt5"},
@@ -85,11 +85,32 @@ def test_what_is_not_known_or_not_implemented_is_refused_by_name(tmp_path):
         ("llama", {"rope_parameters": {"rope_theta": 1.0, "factor": 2}}, "not known for 'default': factor"),
         ("llama", {"rope_parameters": {"full_attention": {}}}, "rope_parameters per kind of layer"),
         ("qwen2", {"layer_types": ["full_attention"]}, "layer_types=.*expected 2 of"),
-        ("opt", {"word_embed_proj_dim": 16}, "word_embed_proj_dim=16 beside do_layer_norm_before=True"),
+        ("opt", {"layer_norm_elementwise_affine": False}, "has layer_norm_elementwise_affine=False, which is not"),
     )
     for number, (family, changes, message) in enumerate(cases):
         with pytest.raises(ValueError, match=message):
             load_pretrained(folder(tmp_path / f"more{number}", family, **changes))
+
+
+def test_two_rotations_are_scaled_each_its_own_way(tmp_path):
+    from flaxformer.weights.pretrained.loading import Folder
+
+    full = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e6, "mscale": 2.0, "mscale_all_dim": 1.0}
+    sliding = {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}
+    rotations = {"full_attention": full, "sliding_attention": sliding}
+    opened = Folder.open(folder(tmp_path, "gemma3_text", rope_parameters=rotations, max_position_embeddings=64))
+    assert "sliding_scaled/rotary_scaling.LinearScaling.factor = 2.0" in opened.statements
+    assert "scaled/rotary_scaling.YarnScaling.factor = 4.0" in opened.statements
+    assert "scaled/rotary_scaling.YarnScaling.original_length = 64" in opened.statements
+    (magnitude,) = [line for line in opened.statements if "attention_factor" in line]
+    assert float(magnitude.split(" = ")[1]) == pytest.approx((0.2 * np.log(4) + 1) / (0.1 * np.log(4) + 1))
+    positions = {layer.self_attention.positions for layer in _layers(opened.model())}
+    assert {type(scheme.scaling).__name__ for scheme in positions} == {"YarnScaling", "LinearScaling"}
+
+
+def _layers(model):
+    factories = model.decoder_factory(shared_token_embedder=None).layer_factory
+    return [factory() for factory in factories]
 
 
 def test_attributes_of_parts_are_checked_as_those_of_the_whole(tmp_path):

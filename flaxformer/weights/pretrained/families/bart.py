@@ -1,4 +1,4 @@
-"""BART, Pegasus and Marian: one table, three wirings.
+"""BART, mBART, Pegasus and Marian: one table, four wirings.
 
 Decision: Pegasus' positions are fixed sinusoids that its files keep, so they are parameters here too, and are computed
 where an older file leaves them out. Marian's are never in a file and never parameters.
@@ -13,7 +13,7 @@ import numpy as np
 
 from flaxformer.components import initializers
 from flaxformer.weights.pretrained.attributes import Attributes, activation
-from flaxformer.weights.pretrained.family import Family, check_architecture
+from flaxformer.weights.pretrained.family import Family, check_architecture, without_logits
 from flaxformer.weights.pretrained.rules import Rule, linear, norm, table
 from flaxformer.weights.pretrained.transforms import Row
 
@@ -29,6 +29,7 @@ def _settings(attributes: Attributes, defaults: Mapping[str, Any], scaled: bool,
     attributes.without_effect("force_bos_token_to_be_generated")
     width = attributes.get("d_model", 1024)
     return {
+        **without_logits(attributes),
         "NUM_ENCODER_LAYERS": attributes.get("encoder_layers", 12),
         "NUM_DECODER_LAYERS": attributes.get("decoder_layers", 12),
         "NUM_ENCODER_HEADS": attributes.get("encoder_attention_heads", 16),
@@ -50,6 +51,12 @@ def _settings(attributes: Attributes, defaults: Mapping[str, Any], scaled: bool,
 def bart_settings(attributes: Attributes, names: Collection[str]) -> dict[str, Any]:
     """Bindings of `gin/bart/parts.gin`."""
     return _settings(attributes, _NORMS | {"normalize_embedding": True}, False, 1)
+
+
+def mbart_settings(attributes: Attributes, names: Collection[str]) -> dict[str, Any]:
+    """Bindings of `gin/mbart/parts.gin`."""
+    fixed = {"normalize_before": True, "add_final_layer_norm": True, "normalize_embedding": True}
+    return _settings(attributes, fixed | {"static_position_embeddings": False}, False, 1)
 
 
 def pegasus_settings(attributes: Attributes, names: Collection[str]) -> dict[str, Any]:
@@ -124,6 +131,7 @@ def _family(kind: str, settings: Any, made: tuple[Rule, ...], unused: tuple[str,
 
 FAMILIES = (
     _family("bart", bart_settings, rules(), _UNUSED),
+    _family("mbart", mbart_settings, rules(), _UNUSED),
     _family("pegasus", pegasus_settings, rules(_sines_before_cosines), _UNUSED),
     _family("marian", marian_settings, rules(), _MARIAN_UNUSED),
 )

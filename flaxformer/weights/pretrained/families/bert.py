@@ -27,7 +27,7 @@ _ELECTRA_HEADS = {**HEADS, "ForPreTraining": "DETECTOR_HEADS"}
 
 
 def common(attributes: Attributes, heads: Mapping[str, str], names: Collection[str], pooler: str) -> dict[str, Any]:
-    """Heads, classes, padding and vocabulary.
+    """Heads, classes, padding and vocabulary; `pooler` is the dense layer that makes a body a pooled one.
 
     Raises:
       CheckpointError: a `ValueError`, for an architecture that is not among `heads`.
@@ -41,7 +41,7 @@ def common(attributes: Attributes, heads: Mapping[str, str], names: Collection[s
             f"{', '.join(heads)}."
         )
     chosen = heads[suffix]
-    if chosen == "NO_HEADS" and f"{pooler}.dense.weight" in names:
+    if chosen == "NO_HEADS" and f"{pooler}.weight" in names:
         chosen = "POOLED_HEADS"
     labels = attributes.get("id2label", {})
     return {
@@ -78,7 +78,7 @@ def bert_settings(attributes: Attributes, names: Collection[str]) -> dict[str, A
     )
     return {
         **sizes(attributes),
-        **common(attributes, HEADS, names, "bert.pooler"),
+        **common(attributes, HEADS, names, "bert.pooler.dense"),
         "NUM_POSITIONS": attributes.get("max_position_embeddings", 512),
         "LAYER_NORM_EPSILON": attributes.get("layer_norm_eps", 1e-12),
     }
@@ -90,7 +90,7 @@ def roberta_settings(attributes: Attributes, names: Collection[str]) -> dict[str
     heads = {suffix: macro for suffix, macro in HEADS.items() if suffix not in ("ForPreTraining",)}
     return {
         **sizes(attributes),
-        **common(attributes, heads, names, "roberta.pooler"),
+        **common(attributes, heads, names, "roberta.pooler.dense"),
         "PADDING_ID": front - 1,
         "NUM_POSITIONS": attributes.get("max_position_embeddings", 512) - front,
         "POSITION_OFFSET": front,
@@ -109,7 +109,7 @@ def electra_settings(attributes: Attributes, names: Collection[str]) -> dict[str
         "NUM_HEADS": attributes.get("num_attention_heads", 4),
         "EMBED_DIM": width,
         "MLP_DIM": attributes.get("intermediate_size", 1024),
-        **common(attributes, _ELECTRA_HEADS, names, "electra.pooler"),
+        **common(attributes, _ELECTRA_HEADS, names, "electra.pooler.dense"),
         "TOKEN_DIM": narrow,
         "NUM_POSITIONS": attributes.get("max_position_embeddings", 512),
         "LAYER_NORM_EPSILON": attributes.get("layer_norm_eps", 1e-12),
@@ -121,7 +121,7 @@ def distilbert_settings(attributes: Attributes, names: Collection[str]) -> dict[
     """Bindings of `gin/distilbert/parts.gin`; the epsilon of its norms is fixed."""
     attributes.without_effect("sinusoidal_pos_embds", "qa_dropout")  # the sinusoids are in the file too
     return {
-        **common(attributes, HEADS, names, "distilbert.pooler"),
+        **common(attributes, HEADS, names, "distilbert.pooler.dense"),
         "NUM_LAYERS": attributes.get("n_layers", 6),
         "NUM_HEADS": attributes.get("n_heads", 12),
         "EMBED_DIM": attributes.get("dim", 768),

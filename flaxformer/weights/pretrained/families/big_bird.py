@@ -23,15 +23,13 @@ _HEADS = {
 def settings(attributes: Attributes, names: Collection[str]) -> dict[str, Any]:
     """Bindings of `gin/big_bird/parts.gin`."""
     common = bert.common(attributes, _HEADS, names, "bert.pooler")
-    if common["HEADS"] == "%NO_HEADS" and "bert.pooler.weight" in names:
-        common["HEADS"] = Gin("%POOLED_HEADS")
-    attributes.one_of("use_bias", True)
     made = {
         **bert.sizes(attributes, "gelu_new"),
         **common,
         "NUM_EMBEDDINGS": attributes.get("vocab_size", 50358),
         "NUM_POSITIONS": attributes.get("max_position_embeddings", 4096),
         "LAYER_NORM_EPSILON": attributes.get("layer_norm_eps", 1e-12),
+        "BIASED": ("query", "key", "value", "out") if attributes.get("use_bias", True) else ("out",),
         "BLOCK_SIZE": attributes.get("block_size", 64),
         "RANDOM_BLOCKS": attributes.get("num_random_blocks", 3),
     }

@@ -37,7 +37,7 @@ def settings(attributes: Attributes, names: Collection[str]) -> dict[str, Any]:
     # Their pooler is a part of classifiers only, and as wide as the model.
     attributes.one_of("pooler_hidden_size", width)
     attributes.without_effect("pooler_dropout")
-    common = bert.common(attributes, _HEADS, names, "pooler")
+    common = bert.common(attributes, _HEADS, names, "pooler.dense")
     of_tokens = common["HEADS"] in ("%TOKEN_HEADS", "%SPAN_HEADS")
     absolute = attributes.get("position_biased_input", True)
     return {

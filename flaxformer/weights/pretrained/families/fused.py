@@ -1,8 +1,8 @@
 """GPT-NeoX, BLOOM and Falcon keep query, key and value in one matrix, each interleaved its own way; and Phi, which is
 arranged as they are, with matrices apart.
 
-Decisions: Falcon with ALiBi (`falcon-rw`) is refused, as are BLOOM with its residual behind the norm, and Phi with
-norms on the heads: none of them was checked.
+Decisions: BLOOM with its residual behind the norm is refused, since no release has it. So is Falcon with ALiBi
+(`falcon-rw`): its biases are rounded to bfloat16 before they are added, which no part here does.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from flaxformer.weights.pretrained.attributes import Attributes, activation
 from flaxformer.weights.pretrained.families import llama
-from flaxformer.weights.pretrained.family import Family, Gin, check_architecture
+from flaxformer.weights.pretrained.family import Family, Gin, check_architecture, without_logits
 from flaxformer.weights.pretrained.rope import rotary
 from flaxformer.weights.pretrained.rules import Rule, linear, norm, table
 from flaxformer.weights.pretrained.transforms import Grouped, Transposed
@@ -49,14 +49,15 @@ def _layers(attributes: Attributes, epsilon: str, dropout: str) -> dict[str, Any
 def phi_settings(attributes: Attributes, names: Collection[str]) -> dict[str, Any]:
     """Bindings of `gin/phi/parts.gin`."""
     check_architecture(attributes, "ForCausalLM", "Model")
-    attributes.one_of("qk_layernorm", False)
     attributes.one_of("tie_word_embeddings", False)
     return {
         **llama.sizes(attributes),
+        **without_logits(attributes),
         **rotary(attributes, fraction=0.5),
         **_layers(attributes, "layer_norm_eps", "resid_pdrop"),
         "EMBEDDING_DROPOUT_RATE": attributes.get("embd_pdrop", 0.0),
         "ACTIVATIONS": (activation(attributes, "hidden_act", "gelu_new"),),
+        "QK_NORM": Gin("@heads/layer_norm.LayerNorm()") if attributes.get("qk_layernorm", False) else None,
     }
 
 
@@ -81,6 +82,7 @@ def bloom_settings(attributes: Attributes, names: Collection[str]) -> dict[str, 
         "EMBED_DIM": width,
         "MLP_DIM": 4 * width,
         "NUM_EMBEDDINGS": attributes.need("vocab_size"),
+        **without_logits(attributes),
         **_layers(attributes, "layer_norm_epsilon", "hidden_dropout"),
     }
 
@@ -190,6 +192,7 @@ _PHI = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "dense": "out"}
 PHI_RULES = table(
     Rule("model.embed_tokens.weight", "decoder/token_embedder/embedding"),
     *(linear(f"{_PHI_LAYER}.self_attn.{theirs}", f"{_OURS}/self_attention/{ours}") for theirs, ours in _PHI.items()),
+    *(norm(f"{_PHI_LAYER}.self_attn.{x}_layernorm", f"{_OURS}/self_attention/{x}_norm") for x in ("q", "k")),
     linear(f"{_PHI_LAYER}.mlp.fc1", f"{_OURS}/mlp/wi"),
     linear(f"{_PHI_LAYER}.mlp.fc2", f"{_OURS}/mlp/wo"),
     norm(f"{_PHI_LAYER}.input_layernorm", f"{_OURS}/pre_self_attention_layer_norm"),

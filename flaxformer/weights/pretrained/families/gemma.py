@@ -1,7 +1,8 @@
 """Gemma, Gemma 2 and the text decoder of Gemma 3: Llama's table, with more norms.
 
 Decision: `hidden_act` "gelu" of the first Gemma files means the approximation by tanh, which the models were trained
-with; `hidden_activation`, where there, says so and wins.
+with; `hidden_activation`, where there, says so and wins. `attn_logit_softcapping` has no effect in Gemma 3, as in every
+release of transformers.
 """
 
 from __future__ import annotations
@@ -11,20 +12,22 @@ from typing import Any
 
 from flaxformer.weights.pretrained.attributes import Attributes, activation
 from flaxformer.weights.pretrained.families import llama
-from flaxformer.weights.pretrained.family import Family, check_architecture
+from flaxformer.weights.pretrained.family import Family, check_architecture, without_logits
 from flaxformer.weights.pretrained.rope import FULL, SLIDING, kinds_of, layers, rotary, rotary_macros
-from flaxformer.weights.pretrained.rules import norm, table
+from flaxformer.weights.pretrained.rules import norm
 
 _SANDWICH = "arrangements.SandwichDecoderLayer"
 
 
 def _common(attributes: Attributes) -> dict[str, Any]:
-    check_architecture(attributes, "ForCausalLM", "Model")
+    check_architecture(attributes, "ForCausalLM", "ForSequenceClassification", "ForTokenClassification", "Model")
     attributes.one_of("tie_word_embeddings", True)
     attributes.one_of("use_bidirectional_attention", False)
     sizes = llama.sizes(attributes)
     return {
         **sizes,
+        **without_logits(attributes),
+        **llama.classes(attributes),
         "HEAD_DIM": attributes.get("head_dim", 256),
         "EMBEDDING_SCALE": sizes["EMBED_DIM"] ** 0.5,
         "ACTIVATIONS": (gate(attributes), "linear"),
@@ -68,6 +71,7 @@ def gemma2_settings(attributes: Attributes, names: Collection[str]) -> dict[str,
         **common,
         **rotary(attributes),
         **bounded(attributes, 256, 50.0, 30.0),
+        **llama.classes(attributes),
         **layers(kinds_of(attributes, default), _SANDWICH),
         "WINDOW": attributes.get("sliding_window", 4096) - 1,
     }
@@ -83,6 +87,8 @@ def gemma3_settings(attributes: Attributes, names: Collection[str]) -> dict[str,
         **common,
         **_two_rotations(attributes),
         **bounded(attributes, 256, None, None),
+        **llama.classes(attributes),
+        "SCORES_CAP": None,
         **layers(kinds_of(attributes, default), _SANDWICH),
         "WINDOW": attributes.get("sliding_window", 4096) - 1,
     }
@@ -97,13 +103,11 @@ def _two_rotations(attributes: Attributes) -> dict[str, Any]:
     else:
         full = {"rope_theta": attributes.get("rope_theta", 1e6), **attributes.get("rope_scaling", {})}
         sliding = {"rope_theta": attributes.get("rope_local_base_freq", 1e4)}
-    macros = rotary_macros(attributes, sliding, "SLIDING_")
-    del macros["SLIDING_ROTARY_FRACTION"]
-    return {**rotary_macros(attributes, full), **macros}
+    return {**rotary_macros(attributes, full), **rotary_macros(attributes, sliding, "SLIDING_")}
 
 
 _THEIRS, _OURS = "model.layers.{i}", "decoder/layers_{i}"
-SANDWICH_RULES = table(
+SANDWICH_RULES = llama.with_head(
     llama.BODY,
     norm(f"{_THEIRS}.post_attention_layernorm", f"{_OURS}/post_self_attention_layer_norm"),
     norm(f"{_THEIRS}.pre_feedforward_layernorm", f"{_OURS}/pre_mlp_layer_norm"),
@@ -112,7 +116,7 @@ SANDWICH_RULES = table(
 
 
 def _family(kind: str, gin: str, settings: Any, rules: Any) -> Family:
-    return Family((kind,), f"{gin}/parts", settings, rules, (), llama.UNUSED, "model.", ("lm_head",))
+    return Family((kind,), f"{gin}/parts", settings, rules, (), llama.UNUSED, "model.", ("lm_head", "score"))
 
 
 FAMILIES = (

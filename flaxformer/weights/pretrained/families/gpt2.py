@@ -6,23 +6,26 @@ from collections.abc import Collection
 from typing import Any
 
 from flaxformer.weights.pretrained.attributes import Attributes, activation
-from flaxformer.weights.pretrained.family import Family, check_architecture
+from flaxformer.weights.pretrained.family import Family, Gin, check_architecture, without_logits
 from flaxformer.weights.pretrained.rules import Rule, norm, table
-from flaxformer.weights.pretrained.transforms import Joined
+from flaxformer.weights.pretrained.transforms import Joined, Transposed
 
 
 def settings(attributes: Attributes, names: Collection[str]) -> dict[str, Any]:
     """Bindings of `gin/gpt2/parts.gin`."""
     check_architecture(attributes, "LMHeadModel", "Model")
-    attributes.one_of("tie_word_embeddings", True)
+    own = not attributes.get("tie_word_embeddings", True)
     attributes.one_of("add_cross_attention", False)
-    attributes.one_of("scale_attn_by_inverse_layer_idx", False)
     attributes.without_effect("n_ctx", "reorder_and_upcast_attn")
     attributes.without_effect(*(f"summary_{x}" for x in _SUMMARY))
-    width = attributes.get("n_embd", 768)
+    layers, heads, width = attributes.get("n_layer", 12), attributes.get("n_head", 12), attributes.get("n_embd", 768)
+    scaled = attributes.get("scale_attn_weights", True)
+    by_layer = attributes.get("scale_attn_by_inverse_layer_idx", False)
     return {
-        "NUM_LAYERS": attributes.get("n_layer", 12),
-        "NUM_HEADS": attributes.get("n_head", 12),
+        **({"OUTPUT_LOGITS": Gin("@output/logits.OutputLogits")} if own else {}),
+        **without_logits(attributes),
+        "NUM_LAYERS": layers,
+        "NUM_HEADS": heads,
         "EMBED_DIM": width,
         "MLP_DIM": attributes.get("n_inner", 4 * width),
         "NUM_EMBEDDINGS": attributes.need("vocab_size"),
@@ -32,7 +35,18 @@ def settings(attributes: Attributes, names: Collection[str]) -> dict[str, Any]:
         "EMBEDDING_DROPOUT_RATE": attributes.get("embd_pdrop", 0.1),
         "ATTENTION_DROPOUT_RATE": attributes.get("attn_pdrop", 0.1),
         "LAYER_NORM_EPSILON": attributes.get("layer_norm_epsilon", 1e-5),
-        "dense_attention.MultiHeadDotProductAttention.rescale_logits": attributes.get("scale_attn_weights", True),
+        "dense_attention.MultiHeadDotProductAttention.rescale_logits": scaled and not by_layer,
+        **(_falling_scales(layers, (width // heads) ** -0.5 if scaled else 1.0) if by_layer else {}),
+    }
+
+
+def _falling_scales(layers: int, scale: float) -> dict[str, Any]:
+    """Scores of layer i by `scale / (i + 1)`; every layer has a scope of its own."""
+    kinds = [f"@layer_{index}/t5_architecture.DecoderLayer" for index in range(layers)]
+    return {
+        "t5_architecture.Decoder.layer_factory": Gin(f"({', '.join(kinds)},)"),
+        "dense_attention.MultiHeadDotProductAttention.attention_fn": Gin("@attend.Attend()"),
+        **{f"layer_{index}/attend.Attend.scale": scale / (index + 1) for index in range(layers)},
     }
 
 
@@ -57,6 +71,7 @@ RULES = table(
     norm(f"{_THEIRS}.ln_1", f"{_OURS}/pre_self_attention_layer_norm"),
     norm(f"{_THEIRS}.ln_2", f"{_OURS}/pre_mlp_layer_norm"),
     norm("transformer.ln_f", "decoder/decoder_norm"),
+    Rule("lm_head.weight", "decoder/logits_dense/kernel", Transposed()),
 )
 
 # Copies of the table, and masks that old files keep as buffers.

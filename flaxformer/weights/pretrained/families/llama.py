@@ -1,18 +1,18 @@
 """Llama, Mistral, Qwen2 and Qwen3: one table.
 
-Decision: a head of its own is used when the file has one and `tie_word_embeddings` is not true, else the token table.
+Decisions: a head of its own is used when the file has one and `tie_word_embeddings` is not true, else the token table.
+Classifiers score every token; theirs return the score of the last token that is no padding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from flaxformer.weights.pretrained.attributes import Attributes, activation
-from flaxformer.weights.pretrained.family import Family, Gin, check_architecture
+from flaxformer.weights.pretrained.family import Family, Gin, architecture, check_architecture, without_logits
 from flaxformer.weights.pretrained.rope import FULL, SLIDING, kinds_of, layers, rotary
 from flaxformer.weights.pretrained.rules import Rule, linear, norm, table
-from flaxformer.weights.pretrained.transforms import Transposed
 
 HEAD = "lm_head.weight"
 _LAYER = "t5_architecture.DecoderLayer"
@@ -37,15 +37,33 @@ def sizes(attributes: Attributes) -> dict[str, Any]:
 def head(attributes: Attributes, tied: bool = False) -> dict[str, Any]:
     """Which head: the token table, or a kernel."""
     if attributes.get("tie_word_embeddings", tied):
-        return {"OUTPUT_LOGITS": Gin("@logits.TiedLogits")}
-    return {"OUTPUT_LOGITS": Gin("@output/logits.OutputLogits")}
+        return {"OUTPUT_LOGITS": Gin("@logits.TiedLogits"), **without_logits(attributes)}
+    return {"OUTPUT_LOGITS": Gin("@output/logits.OutputLogits"), **without_logits(attributes)}
+
+
+def classes(attributes: Attributes) -> dict[str, Any]:
+    """The head of a classifier, which scores every token; that of the last one is the sequence's."""
+    count = attributes.get("num_labels", len(attributes.get("id2label", {})) or 2)
+    kind = architecture(attributes, "")
+    if not kind.endswith(_CLASSIFIERS):
+        return {}
+    return {
+        "OUTPUT_LOGITS": Gin("@output/logits.OutputLogits"),
+        "LOGITS_BIAS": kind.endswith("ForTokenClassification"),
+        "LOGITS_CAP": None,
+        "output/logits.OutputLogits.features": count,
+    }
+
+
+_CLASSIFIERS = ("ForSequenceClassification", "ForTokenClassification")
 
 
 def _common(attributes: Attributes) -> dict[str, Any]:
-    check_architecture(attributes, "ForCausalLM", "Model")
+    check_architecture(attributes, "ForCausalLM", *_CLASSIFIERS, "Model")
     return {
         **sizes(attributes),
         **head(attributes),
+        **classes(attributes),
         "ACTIVATIONS": (activation(attributes, "hidden_act", "silu"), "linear"),
     }
 
@@ -116,16 +134,27 @@ BODY = table(
     *(linear(f"{_THEIRS}.mlp.{name}", f"{_OURS}/mlp/{ours}") for name, ours in _MLP.items()),
     norm(f"{_THEIRS}.input_layernorm", f"{_OURS}/pre_self_attention_layer_norm"),
     norm("model.norm", "decoder/decoder_norm"),
-    Rule(HEAD, "decoder/logits_dense/kernel", Transposed()),
 )
-RULES = table(BODY, norm(f"{_THEIRS}.post_attention_layernorm", f"{_OURS}/pre_mlp_layer_norm"))
+
+
+def with_head(*rules: Rule | Sequence[Rule]) -> Callable[[Attributes], tuple[Rule, ...]]:
+    """The table for these rules and the head that the architecture has."""
+
+    def made(attributes: Attributes) -> tuple[Rule, ...]:
+        scored = architecture(attributes, "").endswith(_CLASSIFIERS)
+        return table(*rules, linear("score" if scored else HEAD.removesuffix(".weight"), "decoder/logits_dense"))
+
+    return made
+
+
+RULES = with_head(BODY, norm(f"{_THEIRS}.post_attention_layernorm", f"{_OURS}/pre_mlp_layer_norm"))
 
 # A copy of a tied table, and frequencies that old files keep as buffers.
 UNUSED = (r"lm_head\.weight", r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
 
 
 def _family(kind: str, settings: Any) -> Family:
-    return Family((kind,), f"{kind}/parts", settings, RULES, (), UNUSED, "model.", ("lm_head",))
+    return Family((kind,), f"{kind}/parts", settings, RULES, (), UNUSED, "model.", ("lm_head", "score"))
 
 
 FAMILIES = (

@@ -37,7 +37,7 @@ def settings(attributes: Attributes, names: Collection[str]) -> dict[str, Any]:
     attributes.one_of("ignore_attention_mask", False)
     attributes.without_effect("onnx_export")
     layers, front = attributes.get("num_hidden_layers", 12), attributes.get("pad_token_id", 1) + 1
-    common = bert.common(attributes, _HEADS, names, "longformer.pooler")
+    common = bert.common(attributes, _HEADS, names, "longformer.pooler.dense")
     flags = _FLAGS.get(common["HEADS"])
     return {
         **bert.sizes(attributes),

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from flaxformer.weights.errors import CheckpointError
 from flaxformer.weights.pretrained.attributes import Attributes, activation
 from flaxformer.weights.pretrained.families.bart import attention
-from flaxformer.weights.pretrained.family import Family, Gin, check_architecture
+from flaxformer.weights.pretrained.family import Family, Gin, check_architecture, without_logits
 from flaxformer.weights.pretrained.rules import Rule, linear, norm, table
 from flaxformer.weights.pretrained.transforms import Transposed
 
@@ -16,13 +15,13 @@ from flaxformer.weights.pretrained.transforms import Transposed
 def settings(attributes: Attributes, names: Collection[str]) -> dict[str, Any]:
     """Bindings of `gin/opt/parts.gin`."""
     check_architecture(attributes, "ForCausalLM", "Model")
-    attributes.one_of("_remove_final_layer_norm", False)
     attributes.one_of("layer_norm_elementwise_affine", True)
     attributes.one_of("tie_word_embeddings", True)
     attributes.without_effect("layerdrop", "activation_dropout")
     heads, width = attributes.get("num_attention_heads", 12), attributes.get("hidden_size", 768)
     biased = attributes.get("enable_bias", True)
     return {
+        **without_logits(attributes),
         "NUM_LAYERS": attributes.get("num_hidden_layers", 12),
         "NUM_HEADS": heads,
         "NUM_KV_HEADS": heads,
@@ -36,24 +35,22 @@ def settings(attributes: Attributes, names: Collection[str]) -> dict[str, Any]:
         "ATTENTION_DROPOUT_RATE": attributes.get("attention_dropout", 0.0),
         "BIASED": ("query", "key", "value", "out") if biased else (),
         "MLP_BIAS": biased,
-        **_norms_and_widths(attributes, width, attributes.get("word_embed_proj_dim", width)),
+        **_norms(attributes, narrow=attributes.get("word_embed_proj_dim", width) != width),
     }
 
 
-def _norms_and_widths(attributes: Attributes, width: int, narrow: int) -> dict[str, Any]:
+def _norms(attributes: Attributes, narrow: bool) -> dict[str, Any]:
+    """Where the norms are, and the projections between a narrower token table and the layers."""
     before = attributes.get("do_layer_norm_before", True)
-    if before and narrow != width:
-        raise CheckpointError(
-            f"{attributes.where} has word_embed_proj_dim={narrow} beside do_layer_norm_before=True, which is not "
-            f"implemented; expected {width}, the hidden_size, or norms behind the layers."
-        )
-    macros: dict[str, Any] = {} if before else {"RESIDUAL": Gin("@t5_architecture.PostNorm()"), "FINAL_NORM": None}
-    if narrow == width:
-        return macros
+    removed = attributes.get("_remove_final_layer_norm", False)
+    last = before and not removed
+    macros: dict[str, Any] = {} if before else {"RESIDUAL": Gin("@t5_architecture.PostNorm()")}
+    if not narrow:
+        return macros if last else macros | {"FINAL_NORM": None}
     return macros | {
-        "TOKEN_DIM": narrow,
+        "TOKEN_DIM": attributes.need("word_embed_proj_dim"),
         "TOKEN_EMBEDDER": Gin("@token_embedding.ProjectedEmbed"),
-        "FINAL_NORM": Gin("@project_out/dense.DenseGeneral"),
+        "FINAL_NORM": Gin("@norm_and_projection/linen.Sequential" if last else "@project_out/dense.DenseGeneral"),
     }
 
 
@@ -70,6 +67,8 @@ RULES = table(
     linear(f"{_THEIRS}.fc2", f"{_OURS}/mlp/wo"),
     norm(f"{_THEIRS}.final_layer_norm", f"{_OURS}/pre_mlp_layer_norm"),
     norm("model.decoder.final_layer_norm", "decoder/decoder_norm"),
+    norm("model.decoder.final_layer_norm", "decoder/decoder_norm/layers_0"),
+    Rule("model.decoder.project_out.weight", "decoder/decoder_norm/layers_1/kernel", Transposed()),
 )
 
 FAMILIES = (Family(("opt",), "opt/parts", settings, RULES, (), (r"lm_head\.weight",), "model.", ("lm_head",)),)

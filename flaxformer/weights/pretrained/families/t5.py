@@ -1,4 +1,4 @@
-"""T5 1.0 and 1.1, Flan-T5, ByT5 (all `t5`), mT5 and UMT5.
+"""T5 1.0 and 1.1, Flan-T5, ByT5 (all `t5`), mT5 and UMT5, whole or the encoder alone.
 
 Decisions:
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from flaxformer.weights.errors import CheckpointError
 from flaxformer.weights.pretrained.attributes import Attributes, our_activation
-from flaxformer.weights.pretrained.family import Family, Gin
+from flaxformer.weights.pretrained.family import Family, Gin, architecture, check_architecture, without_logits
 from flaxformer.weights.pretrained.files import Weights
 from flaxformer.weights.pretrained.rules import Rule, linear, norm, table
 from flaxformer.weights.pretrained.transforms import Transposed
@@ -29,6 +29,7 @@ _BIAS = "SelfAttention.relative_attention_bias.weight"
 
 def settings(attributes: Attributes, weights: Weights) -> dict[str, Any]:
     """Bindings of `gin/t5_1_1/published.gin`."""
+    check_architecture(attributes, "ForConditionalGeneration", "LMHeadModel", "EncoderModel", "Model")
     attributes.without_effect(
         "classifier_dropout", "dense_act_fn", "is_gated_act", "is_decoder", "n_positions", "tie_word_embeddings"
     )
@@ -53,7 +54,16 @@ def settings(attributes: Attributes, weights: Weights) -> dict[str, Any]:
             "relative_attention_max_distance", 128
         ),
         **_head(HEAD in weights and not (scaled and _a_copy(weights)), width**-0.5 if scaled else None),
+        **without_logits(attributes),
+        **(_ENCODER if architecture(attributes, "").endswith("EncoderModel") else {}),
     }
+
+
+_ENCODER = {
+    "ARCHITECTURE": Gin("@t5_architecture.EncoderOnly()"),
+    "t5_architecture.EncoderOnly.encoder_factory": Gin("@t5_architecture.Encoder"),
+    "t5_architecture.Encoder.token_embedder_factory": Gin("@embedding.Embed"),
+}
 
 
 def _a_copy(weights: Weights) -> bool:
@@ -124,6 +134,7 @@ _CROSS = ("EncDecAttention", "encoder_decoder_attention", "pre_cross_attention_l
 
 RULES = table(
     Rule("shared.weight", "token_embedder/embedding"),
+    Rule("shared.weight", "encoder/token_embedder/embedding"),  # of the encoder alone
     _layer("encoder.block.{i}", "encoder/layers_{i}", (_SELF,)),
     _layer("decoder.block.{i}", "decoder/layers_{i}", (_OWN, _CROSS)),
     *(_biases(stack) for stack in ("encoder", "decoder")),

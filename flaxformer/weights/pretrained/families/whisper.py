@@ -16,7 +16,7 @@ import numpy as np
 from flaxformer.components import initializers
 from flaxformer.weights.pretrained.attributes import Attributes, activation
 from flaxformer.weights.pretrained.families.bart import attention
-from flaxformer.weights.pretrained.family import Family, check_architecture
+from flaxformer.weights.pretrained.family import Family, check_architecture, without_logits
 from flaxformer.weights.pretrained.rules import Rule, linear, norm, table
 
 _TRAINING = (
@@ -35,6 +35,7 @@ def settings(attributes: Attributes, names: Collection[str]) -> dict[str, Any]:
     attributes.one_of("tie_word_embeddings", True)
     attributes.without_effect(*_TRAINING, *_ELSEWHERE)
     return {
+        **without_logits(attributes),
         "NUM_ENCODER_LAYERS": attributes.get("encoder_layers", 4),
         "NUM_DECODER_LAYERS": attributes.get("decoder_layers", 4),
         "NUM_ENCODER_HEADS": attributes.get("encoder_attention_heads", 6),
