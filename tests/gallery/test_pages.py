@@ -55,6 +55,7 @@ PUBLISHED = {  # how many parameters, those of the heads included
     "llama": ("3.2_1B", 1_235_814_400),
     "longformer": ("base", 148_711_257),
     "longt5": ("base", 247_577_856),
+    "mbart": ("large", 610_851_840 + 250_027),
     "mistral": ("7B", 7_241_732_096),
     "mt5": ("small", 300_176_768),
     "opt": ("125M", 125_239_296),
@@ -71,7 +72,7 @@ PUBLISHED = {  # how many parameters, those of the heads included
     "whisper": ("base", 72_593_920),
 }
 SLOW = {  # their training step takes long to compile
-    *("byt5", "clip", "led", "longt5", "marian", "mt5", "pegasus", "t5_1_0", "t5gemma", "umt5"),
+    *("byt5", "clip", "led", "longt5", "marian", "mbart", "mt5", "pegasus", "t5_1_0", "t5gemma", "umt5"),
     *("wav2vec2", "wav2vec2_stable", "whisper"),
 }
 
