@@ -1,7 +1,8 @@
 """BART, mBART, Pegasus and Marian: one table, four wirings.
 
-Decision: Pegasus' positions are fixed sinusoids that its files keep, so they are parameters here too, and are computed
-where an older file leaves them out. Marian's are never in a file and never parameters.
+Decisions: a body alone gets the head that follows from its token table, since BART itself is published so. Pegasus'
+positions are fixed sinusoids that its files keep, so they are parameters here too, and are computed where an older file
+leaves them out. Marian's are never in a file and never parameters.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 
 from flaxformer.components import initializers
 from flaxformer.weights.pretrained.attributes import Attributes, activation
-from flaxformer.weights.pretrained.family import Family, check_architecture, without_logits
+from flaxformer.weights.pretrained.family import Family, check_architecture
 from flaxformer.weights.pretrained.rules import Rule, linear, norm, table
 from flaxformer.weights.pretrained.transforms import Row
 
@@ -29,7 +30,6 @@ def _settings(attributes: Attributes, defaults: Mapping[str, Any], scaled: bool,
     attributes.without_effect("force_bos_token_to_be_generated")
     width = attributes.get("d_model", 1024)
     return {
-        **without_logits(attributes),
         "NUM_ENCODER_LAYERS": attributes.get("encoder_layers", 12),
         "NUM_DECODER_LAYERS": attributes.get("decoder_layers", 12),
         "NUM_ENCODER_HEADS": attributes.get("encoder_attention_heads", 16),
