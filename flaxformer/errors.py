@@ -28,6 +28,10 @@ class WrongTypeError(ValueError, TypeError):
     """An object of the wrong type."""
 
 
+class UnknownAttributeError(ValueError, AttributeError):
+    """A name that a module does not have."""
+
+
 class UnknownNameError(ValueError, KeyError):
     """A name that was not declared."""
 

@@ -7,6 +7,7 @@ from flaxformer import errors
     ("error", "also"),
     [
         (errors.WrongTypeError, TypeError),
+        (errors.UnknownAttributeError, AttributeError),
         (errors.UnknownNameError, KeyError),
         (errors.BrokenExpectationError, AssertionError),
         (errors.UnsupportedError, NotImplementedError),

@@ -208,8 +208,13 @@ class EncoderDecoder(nn.Module, ParameterRemappable):
           decoder_valid: the same for the decoder; then no targets are needed. Unused when decoding.
 
         Raises:
-          ValueError: for segment ids while decoding, or targets missing while not.
+          ValueError: for segment ids while decoding or of the encoder alone, or targets missing while not decoding.
         """
+        if encoder_segment_ids is not None and decoder_segment_ids is None:
+            raise ValueError(
+                "encoder_segment_ids came without decoder_segment_ids; expected both, which say together what a packed "
+                "target may see of the encoder."
+            )
         cached = decode or step is not None
         if cached and (encoder_segment_ids is not None or decoder_segment_ids is not None):
             raise ValueError("segment ids were given while decoding; expected none: decode one example per row.")

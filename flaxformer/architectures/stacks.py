@@ -75,7 +75,14 @@ class _Stack(nn.Module):
     def _make_layer(self, index: int = 0) -> nn.Module:
         factories = self.layer_factory
         factory = factories[index % len(factories)] if isinstance(factories, Sequence) else factories
-        return factory(shared_relative_position_bias=self.relpos_bias)
+        layer = factory(shared_relative_position_bias=self.relpos_bias)
+        scanned = getattr(layer, "scanned", self.scan_layers)
+        if scanned != self.scan_layers:
+            raise ValueError(
+                f"{type(self).__name__}.scan_layers is {self.scan_layers} and {type(layer).__name__}.scanned is "
+                f"{scanned}; expected the same of both. Set both, and scan_layers of the model too."
+            )
+        return layer
 
     @nn.nowrap
     def _embed(

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 from jaxtyping import Float
 
+from flaxformer.errors import UnknownAttributeError
 from flaxformer.types import Activation, Array
 
 
@@ -40,10 +41,12 @@ def resolve_activation(activation: str | Activation) -> Activation:
     if isinstance(activation, str):
         function = NAMED.get(activation) or getattr(nn, activation, None)
         if function is None:
-            names = [*NAMED, *(n for n in dir(nn) if n.islower() and not n.startswith("_"))]
-            near = difflib.get_close_matches(activation, names, n=3)
+            near = difflib.get_close_matches(activation, [*NAMED, *dir(nn.activation)], n=3)
+            near = [name for name in near if name in NAMED or hasattr(nn, name)]
             hint = f"Did you mean {', '.join(near)}?" if near else "A function is taken as well."
-            raise ValueError(f"unknown activation {activation!r}; expected 'linear' or a name in flax.linen. {hint}")
+            raise UnknownAttributeError(
+                f"unknown activation {activation!r}; expected 'linear' or a name in flax.linen. {hint}"
+            )
         return function
     if not callable(activation):
         raise ValueError(f"activation {activation!r} is neither a name nor a function; write 'gelu' or a function.")

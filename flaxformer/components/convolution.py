@@ -16,6 +16,7 @@ from flax import linen as nn
 from flax.linen import partitioning as flax_partitioning
 from jaxtyping import Float, Int, Shaped
 
+from flaxformer.errors import UnsupportedError
 from flaxformer.step import Step
 from flaxformer.types import Array, Initializer, PRNGKey, Shape
 
@@ -139,7 +140,9 @@ class Depthwise1dConv(nn.Module):
                 "expected autoregressive=True, or neither decode, prefill nor a step with slots."
             )
         if step.prefill and step.lengths is None:
-            raise ValueError("prefill=True came without prefill_lengths; pass the number of real tokens of each row.")
+            raise UnsupportedError(
+                "prefill=True came without prefill_lengths; pass the number of real tokens of each row."
+            )
         has_cache = self.has_variable("cache", "cached_x_0")
         if step.visible is not None:
             raise ValueError(

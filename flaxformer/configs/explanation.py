@@ -105,7 +105,8 @@ def explain(
       length: tokens per input in the traced pass.
 
     Raises:
-      ConfigurationError: for whatever is wrong in the files, and for a root that is no model over tokens.
+      ConfigurationError: for whatever is wrong in the files, for a root that is no model over tokens, and for a model
+        that cannot be initialised.
 
     >>> explain("t5_1_1/tiny", ["NUM_EMBEDDINGS = 100"], length=8).model
     'EncoderDecoder'
@@ -114,7 +115,7 @@ def explain(
     root = chosen_root(configuration, root)
     model = _module(configuration.build(root), root)
     tokens = _token_arguments(model, length)
-    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), **_zeros(tokens), enable_dropout=False))
+    variables = _abstract_variables(model, tokens)
     traced = jax.make_jaxpr(lambda v: model.apply(v, **_zeros(tokens), enable_dropout=False))(variables)
     processed = [argument for argument in tokens if argument != "decoder_target_tokens"]
     return Explanation(
@@ -161,6 +162,19 @@ def _token_arguments(model: nn.Module, length: int) -> dict[str, tuple[int, int]
             f"tokens, called with some of {', '.join(TOKENS)}. Name another macro with root=...."
         )
     return dict.fromkeys(wanted, (1, length))
+
+
+def _abstract_variables(model: nn.Module, tokens: Mapping[str, tuple[int, int]]) -> Any:
+    """The model's variables without their numbers."""
+    try:
+        return jax.eval_shape(lambda: model.init(jax.random.key(0), **_zeros(tokens), enable_dropout=False))
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ConfigurationError(
+            f"the files are read, but the {type(model).__name__} that they describe cannot be initialised: "
+            f"{type(error).__name__}: {error} Is a value bound to something of another type than it takes?"
+        ) from error
 
 
 def _zeros(tokens: Mapping[str, tuple[int, int]]) -> dict[str, Any]:

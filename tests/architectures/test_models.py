@@ -104,6 +104,8 @@ def test_misuse_is_refused(encoder_decoder, decoder_only):
     encoded = encoder_decoder(SOURCE, method="encode")
     with pytest.raises(ValueError, match="segment ids were given while decoding"):
         encoder_decoder(encoded, SOURCE, TARGET, TARGET, None, TARGET, method="decode", decode=True, mutable=["cache"])
+    with pytest.raises(ValueError, match="encoder_segment_ids came without decoder_segment_ids; expected both"):
+        encoder_decoder(encoded, SOURCE, TARGET, TARGET, SOURCE, method="decode")
     with pytest.raises(ValueError, match="decoder_target_tokens is None"):
         encoder_decoder(encoded, SOURCE, TARGET, method="decode")
     with pytest.raises(ValueError, match="decode=True and prefill=True"):

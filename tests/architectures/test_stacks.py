@@ -6,6 +6,7 @@ import chex
 import flax.linen as nn
 import jax
 import numpy as np
+import pytest
 from flax.linen import partitioning
 
 from flaxformer.architectures.t5 import t5_architecture
@@ -92,3 +93,12 @@ def test_an_encoder_has_the_same_hook():
     model = of_class(models.encoder(scan=True), Listing)
     made = jax.eval_shape(lambda: model.init(jax.random.key(0), TOKENS, enable_dropout=False))["params"]
     assert "encoder" in made
+
+
+@pytest.mark.parametrize("scan", [True, False])
+@pytest.mark.parametrize("make", [models.encoder, lambda **options: models.decoder(cross=False, **options)])
+def test_a_layer_that_was_not_told_whether_it_is_scanned_is_refused(make, scan):
+    stack = make(scan=scan)
+    wrong = stack.clone(layer_factory=lambda **options: stack.layer_factory(**options).clone(scanned=not scan))
+    with pytest.raises(ValueError, match=rf"scan_layers is {scan} and \w+.scanned is {not scan}; expected the same"):
+        jax.eval_shape(lambda: wrong.init(jax.random.key(0), *(None,) * ("dec" in wrong._scan_name), TOKENS))

@@ -72,6 +72,11 @@ def test_a_root_that_takes_no_tokens_is_refused():
         configs.explain("t5_1_1/tiny", ["MODEL = @flaxformer.components.dense.MlpBlock()"])
 
 
+def test_a_model_that_cannot_be_initialised_is_refused_with_the_reason():
+    with pytest.raises(ValueError, match=r"EncoderDecoder .* cannot be initialised: TypeError: .* of another type"):
+        configs.explain("t5_1_1/tiny", ["MLP_DIM = 'wide'"])
+
+
 def test_flops_count_scans_by_their_length_branches_by_the_costliest_and_convolutions():
     x = jnp.ones((4, 4))
     product = 2 * 4**3

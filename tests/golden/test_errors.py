@@ -1,7 +1,6 @@
 """What google/flaxformer refuses is refused here too.
 
-The rule for types: either the type that was recorded, or a ValueError. This library raises ValueErrors for everything
-that its caller can mend, some of which also are the recorded type (see `flaxformer.errors`).
+The rule for types: the type that was recorded, and a ValueError, whatever that type is (see `flaxformer.errors`).
 """
 
 import builtins
@@ -24,7 +23,7 @@ def test_bad_call_is_refused(name):
     keywords = build(case.get("kwargs", {}))
     target = resolve(case["target"])
     calls = _prepare(case, target, constructor) if case["kind"] in ("apply", "decode") else None
-    with pytest.raises((getattr(builtins, case["raises"]), ValueError)):
+    with pytest.raises(getattr(builtins, case["raises"])) as error:
         if case["kind"] == "function":
             target(*args, **keywords)
         elif case["kind"] == "init":
@@ -33,6 +32,7 @@ def test_bad_call_is_refused(name):
         else:
             module, variables = calls
             module.apply(variables, *args, mutable=["cache"], **keywords)
+    assert isinstance(error.value, ValueError)
 
 
 def _prepare(case: Mapping[str, Any], target: Any, constructor: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:

@@ -16,6 +16,7 @@ from jax import lax
 from jaxtyping import Float
 
 from flaxformer.components.attention.masks import MASKED_LOGIT, Mask, as_mask
+from flaxformer.errors import ShapeError
 from flaxformer.types import Array, DType, Precision, PRNGKey
 
 
@@ -153,16 +154,16 @@ def dot_product_attention_multiquery(
 
 def _check_heads(query: Array, key: Array) -> None:
     if query.ndim != key.ndim or query.ndim < 3:
-        raise ValueError(
+        raise ShapeError(
             f"query has shape {query.shape} and key {key.shape}; expected equal ranks of 3 or more, "
             "[..., length, heads, head_dim]."
         )
     if query.shape[:-3] != key.shape[:-3]:
-        raise ValueError(f"query has shape {query.shape} and key {key.shape}; expected equal batch axes.")
+        raise ShapeError(f"query has shape {query.shape} and key {key.shape}; expected equal batch axes.")
     if query.shape[-1] != key.shape[-1]:
-        raise ValueError(f"query has shape {query.shape} and key {key.shape}; expected the same last axis (head_dim).")
+        raise ShapeError(f"query has shape {query.shape} and key {key.shape}; expected the same last axis (head_dim).")
     if query.shape[-2] % key.shape[-2]:
-        raise ValueError(
+        raise ShapeError(
             f"query has {query.shape[-2]} heads and key {key.shape[-2]}; expected a multiple of the key's heads."
         )
 

@@ -117,6 +117,7 @@ class DotProductAttention(HeadProjections, t5x_cache.CountedCache, DenseAttentio
         self, inputs_q: Array, inputs_kv: Array, mask: Mask | None, bias: Array | Bias | None, step: Step
     ) -> None:
         retired.refuse_retired(self, **{name: getattr(self, name) for name in _RETIRED if hasattr(self, name)})
+        self._check_parts(bias)
         array = mask.array if isinstance(mask, ArrayMask) else None
         keys = inputs_kv
         if step.use_cache and not step.memory:  # mask and bias speak of everything cached
@@ -126,6 +127,26 @@ class DotProductAttention(HeadProjections, t5x_cache.CountedCache, DenseAttentio
         given = None if isinstance(bias, Bias) else bias
         validate_dense_attention_call_parameter_shapes(inputs_q, keys, array, given, self.num_heads)
         self._check_fusing(inputs_q, inputs_kv)
+
+    @nn.nowrap
+    def _check_parts(self, bias: Array | Bias | None) -> None:
+        """Refuses objects that nothing would be asked of, or that mean something else."""
+        scheme = self.positions
+        if scheme is not None and not any(hasattr(scheme, name) for name in ("rotate", "bias", "scores_bias")):
+            raise ValueError(
+                f"positions is {scheme!r}; expected a position scheme such as Rotary(), or a module, that has a method "
+                "`rotate`, `bias` or `scores_bias`."
+            )
+        if not isinstance(self.cache, caches.Cache):
+            raise ValueError(f"cache is {self.cache!r}; expected a cache such as FullCache() or RingCache(512).")
+        if bias is None or isinstance(bias, Bias):
+            return
+        kind = str(getattr(bias, "dtype", type(bias).__name__))
+        if kind == "bool" or not hasattr(bias, "dtype"):
+            raise ValueError(
+                f"bias is of type {kind}; expected numbers to add to the logits, an array or a lazy bias. What says "
+                "who may see whom is a mask: pass it as `mask`."
+            )
 
     @nn.nowrap
     def _heads(self, inputs_q, inputs_kv, precomputed_qkv, step: Step) -> tuple[Array, Array, Array]:

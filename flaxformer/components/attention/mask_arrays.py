@@ -146,6 +146,11 @@ def validate_dense_attention_call_parameter_shapes(
         )
     if inputs_q.ndim < 3:
         raise ValueError(f"inputs_q has shape {inputs_q.shape}; expected [B... T D]. Add a batch axis.")
+    if inputs_q.shape[-2] == 0 or inputs_kv.shape[-2] == 0:
+        raise ValueError(
+            f"inputs_q has shape {inputs_q.shape} and inputs_kv {inputs_kv.shape}; expected at least one query and one "
+            "key to attend to."
+        )
     if inputs_q.shape[:-3] != inputs_kv.shape[:-3]:
         raise ValueError(
             f"inputs_q has shape {inputs_q.shape} and inputs_kv {inputs_kv.shape}; expected equal outer batch axes, "

@@ -144,11 +144,10 @@ for _function in (
 
 
 def _causal_bias(
-    q_len: int, k_len: int, offset: tuple[int, int] | None = None, mask_to_bias_factor: float = 1e6
+    q_len: int, k_len: int, offset: int | None = None, mask_to_bias_factor: float = 1e6
 ) -> Float[Array, "T S"]:
-    """A bias that hides later keys; `offset` says where the queries and the keys start."""
-    query_start, key_start = offset or (0, 0)
-    hidden = ~Causal().block(query_start, q_len, key_start, k_len)[0, 0]
+    """A bias that hides later keys; `offset` says how far behind the first key the first query stands."""
+    hidden = ~Causal().block(offset or 0, q_len, 0, k_len)[0, 0]
     return hidden.astype(jnp.float32) * -mask_to_bias_factor
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from flax.linen import partitioning
 
 from flaxformer.components import dense
@@ -53,6 +54,8 @@ class HeadProjections(nn.Module):
 
     @nn.nowrap
     def _head_dim(self, width: int) -> int:
+        if not isinstance(self.num_heads, int | np.integer) or self.num_heads < 1:
+            raise ValueError(f"num_heads is {self.num_heads!r}; expected an integer of at least 1.")
         total = self.qkv_features or width
         if self.head_dim is None and total % self.num_heads:
             raise ValueError(

@@ -15,6 +15,7 @@ from jaxtyping import Int
 
 from flaxformer.components.attention.caches import FullCache, Place, from_cache, offsets, to_cache
 from flaxformer.components.attention.masks import Mask
+from flaxformer.errors import WrongTypeError
 from flaxformer.step import Step
 from flaxformer.types import Array, DType
 
@@ -166,5 +167,7 @@ def _place(cached: Array, update: Array, here: Array) -> Array:
 
 def _count(mask: Mask | None, length: int) -> Int[Array, " B"]:
     if mask is None:
-        raise ValueError("prefill got neither prefill_lengths nor a mask to count the prompt's tokens; expected one.")
+        raise WrongTypeError(
+            "prefill got neither prefill_lengths nor a mask to count the prompt's tokens; expected one."
+        )
     return jnp.sum(mask.dense(length, length)[:, 0, 0], axis=-1, dtype=jnp.int32)

@@ -93,6 +93,9 @@ def test_dropout_is_drawn_only_when_enabled():
     ("options", "message"),
     [
         ({"head_dim": None, "num_heads": 3}, "num_heads=3 does not divide the 16 features"),
+        ({"num_heads": 0}, "num_heads is 0; expected an integer of at least 1"),
+        ({"positions": "rotary"}, "positions is 'rotary'; expected a position scheme"),
+        ({"cache": "ring"}, "cache is 'ring'; expected a cache such as"),
         ({"num_kv_heads": 3}, "num_kv_heads=3 does not divide num_heads=4"),
         ({"kernels_to_fuse": "qk"}, "kernels_to_fuse is 'qk'; expected None, 'qkv' or 'kv'"),
         ({"kernels_to_fuse": "kv"}, "needs split_head_kernel=True and rescale_logits=True"),
@@ -118,6 +121,9 @@ def test_calls_that_cannot_be_served_are_refused():
 
     with pytest.raises(ValueError, match="decode=True and prefill=True were given together"):
         call(X, X, decode=True, prefill=True)
+    for bias, kind in ((np.ones((1, 1, 5, 5), bool), "bool"), (Causal(), "Causal")):
+        with pytest.raises(ValueError, match=f"bias is of type {kind}; expected numbers .* pass it as `mask`"):
+            call(X, X, None, bias)
     with pytest.raises(ValueError, match="got precomputed_qkv; expected None"):
         call(X, X, precomputed_qkv=(X, X, X))
     later = Step.start(jnp.ones((1, 5), bool), 8).advance()

@@ -92,6 +92,7 @@ def test_fitting_shapes_are_accepted(call):
     [
         ((ones(2, 6, 8), ones(6, 8), None, None), "expected equal ranks"),
         ((ones(6, 8), ones(6, 8), None, None), "Add a batch axis"),
+        ((ones(2, 6, 8), ones(2, 0, 8), None, None), "expected at least one query and one key"),
         ((ones(3, 2, 6, 8), ones(2, 2, 6, 8), None, None), "expected equal outer batch axes"),
         ((ones(2, 6, 8), ones(2, 5, 8), ones(2, 6, 5), None), "mask has shape .* expected rank 4"),
         ((ones(2, 6, 8), ones(2, 5, 8), ones(2, 3, 6, 5), None), r"mask .* N in \[1, 4\]"),
