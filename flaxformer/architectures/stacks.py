@@ -11,6 +11,7 @@ from jaxtyping import Float, Num
 
 from flaxformer.architectures import repeat
 from flaxformer.architectures.common.param_remapping import ParameterRemappable
+from flaxformer.architectures.layers import count_first_row
 from flaxformer.architectures.position_bias import self_attention_bias, takes_lazy_bias
 from flaxformer.architectures.repeat import LayerRemat
 from flaxformer.components import embedding
@@ -18,6 +19,7 @@ from flaxformer.components.attention.dense_attention import get_decoder_logit_ma
 from flaxformer.components.attention.kernels.biases import Bias
 from flaxformer.components.attention.masks import Mask
 from flaxformer.components.calling import call_part
+from flaxformer.components.positions.counter import CountedPositions
 from flaxformer.components.rich_attention_position_scores import RichAttentionApi
 from flaxformer.errors import ShapeError
 from flaxformer.step import Step
@@ -435,7 +437,7 @@ class Decoder(_Stack, ParameterRemappable):
             "prefill": prefill,
         }
         x = self._run(embedded_inputs, (encoder_outputs,), arrays, statics)
-        x = x if self.decoder_norm is None else call_part(self.decoder_norm, x)
+        x = x if self.decoder_norm is None else call_part(self.decoder_norm, x, step=known)
         x = self.output_dropout(x, deterministic=not enable_dropout)
         if logit_mask is not None:
             x = logit_mask * x
@@ -445,6 +447,13 @@ class Decoder(_Stack, ParameterRemappable):
         if self.sow_intermediates:
             self.sow("intermediates", "logits", logits)
         return logits
+
+    @nn.nowrap
+    def _continue_behind(self, lengths: Array) -> None:
+        """Tells embedders that count positions by themselves where a prompt ends."""
+        for embedder in self.embedder.embedders.values():
+            if isinstance(embedder, CountedPositions):
+                embedder.continue_behind(lengths)
 
     @nn.nowrap
     def _logits(self, x: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
@@ -501,6 +510,10 @@ class Decoder(_Stack, ParameterRemappable):
             decode=decode,
             **(more if valid is None else more | {"valid": valid}),
         )
+        if prefill and prefill_lengths is None and decoder_mask is not None:
+            prefill_lengths = count_first_row(decoder_mask, decoder_input_tokens.shape[-1])
+        if prefill and prefill_lengths is not None:
+            self._continue_behind(prefill_lengths)
         logit_mask = None
         if step is None:
             known = valid if valid is None else valid[..., None].astype(x.dtype)

@@ -41,8 +41,8 @@ def resolve_activation(activation: str | Activation) -> Activation:
     if isinstance(activation, str):
         function = NAMED.get(activation) or getattr(nn, activation, None)
         if function is None:
-            near = difflib.get_close_matches(activation, [*NAMED, *dir(nn.activation)], n=3)
-            near = [name for name in near if name in NAMED or hasattr(nn, name)]
+            names = [*NAMED, *(n for n in dir(nn.activation) if n.islower() and hasattr(nn, n) and n[0] != "_")]
+            near = difflib.get_close_matches(activation, names, n=3)
             hint = f"Did you mean {', '.join(near)}?" if near else "A function is taken as well."
             raise UnknownAttributeError(
                 f"unknown activation {activation!r}; expected 'linear' or a name in flax.linen. {hint}"

@@ -247,10 +247,14 @@ def ones_of(shapes: Mapping[str, Any], types: Mapping[str, Any] | None, name: st
     return jnp.ones(shapes[name], (types or {}).get(name, jnp.float32))
 
 
-def set_leaf(tree: Any, name: str, value: Array) -> Any:
-    """`tree` with every leaf called `name` replaced, in its dtype."""
+def place_behind(cache: Any, lengths: Int[Array, " B"], count: int) -> Any:
+    """The cache whose position embedders go on behind prompts of these lengths, in `count` rows per item.
+
+    T5X's searches expand every other leaf, and leave this one alone.
+    """
+    index = jnp.repeat(lengths, count)
 
     def visit(path: tuple[Any, ...], leaf: Array) -> Array:
-        return jnp.asarray(value, leaf.dtype) if getattr(path[-1], "key", None) == name else leaf
+        return jnp.asarray(index, leaf.dtype) if getattr(path[-1], "key", None) == "position_embedder_index" else leaf
 
-    return jax.tree_util.tree_map_with_path(visit, tree)
+    return jax.tree_util.tree_map_with_path(visit, cache)

@@ -18,7 +18,7 @@ from flaxformer.training.model_base import (
     Predictions,
     best_of,
     ones_of,
-    set_leaf,
+    place_behind,
     write_by_strategy,
 )
 from flaxformer.types import Array, PRNGKey
@@ -145,6 +145,7 @@ class DecoderOnlyModel(BaseTransformerModel):
             return logits[:, 0], changed["cache"]
 
         cache = self._prefilled_cache(params, prompt, lengths, causal, self._causal_attention(batch))
+        cache = place_behind(cache, lengths, num_decodes)
         options = {"num_decodes": num_decodes, "initial_index": lengths}
         sequences, scores = self._decode(prompt, cache, step, rng, decoder_params, **options)
         sequences = jax.vmap(remove_prefix, in_axes=(1, None), out_axes=1)(sequences, lengths)
@@ -168,4 +169,4 @@ class DecoderOnlyModel(BaseTransformerModel):
             prefill_lengths=lengths,
             mutable=["cache"],
         )
-        return set_leaf(filled["cache"], "position_embedder_index", lengths)
+        return filled["cache"]

@@ -24,7 +24,7 @@ from flaxformer.training.model_base import (
     Predictions,
     best_of,
     ones_of,
-    set_leaf,
+    place_behind,
     takes,
     write_by_strategy,
 )
@@ -129,7 +129,7 @@ class EncoderDecoderModel(BaseTransformerModel):
             written, scores = write_by_strategy(self, params, inputs, target.shape[1], rng, decoder_params, num_decodes)
             return best_of(_behind(prompt, written), scores, keep_all)
         encoded: Any = self.module.apply({"params": params}, source, enable_dropout=False, method="encode")
-        cache, options = self._prefilled_cache(params, encoded, source, prompt)
+        cache, options = self._prefilled_cache(params, encoded, source, prompt, count)
         encoded, source = (flat_batch_beam_expand(x, count) for x in (encoded, source))
 
         def step(state: DecodingState) -> tuple[Array, Any]:
@@ -150,7 +150,9 @@ class EncoderDecoderModel(BaseTransformerModel):
         sequences, scores = self._decode(prompt, cache, step, rng, decoder_params, num_decodes=count, **options)
         return best_of(sequences, scores, keep_all)
 
-    def _prefilled_cache(self, params: Any, encoded: Array, source: Array, prompt: Array) -> tuple[Any, dict[str, Any]]:
+    def _prefilled_cache(
+        self, params: Any, encoded: Array, source: Array, prompt: Array, count: int
+    ) -> tuple[Any, dict[str, Any]]:
         """The cache with the prompt in it, where the decode function and the module know how; else an empty one."""
         ones = jnp.ones_like(prompt)
         _, made = self.module.apply(
@@ -179,7 +181,7 @@ class EncoderDecoderModel(BaseTransformerModel):
             mutable=["cache"],
             method="decode",
         )
-        return set_leaf(filled["cache"], "position_embedder_index", lengths), {"initial_index": lengths}
+        return place_behind(filled["cache"], lengths, count), {"initial_index": lengths}
 
 
 def _behind(prompt: Array, written: Array) -> Array:

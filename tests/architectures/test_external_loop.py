@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flaxformer.components import embedding
 from tests.contracts import models
 
 LENGTH, BEAMS = 5, 2
@@ -90,3 +91,23 @@ def test_a_prefilled_prompt_of_any_length_is_gone_on_from(kind):
     logits, read = search(step, cache, tokens, 2, 0)
     expected = model.apply(variables, read, read, enable_dropout=False)
     np.testing.assert_allclose(logits, expected[:, -1], atol=2e-5)
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+def test_positions_that_an_embedder_counts_go_on_behind_a_prompt(ragged):
+    table = embedding.PositionEmbed(8, models.WIDTH, embedding_init=jax.nn.initializers.normal(1.0))
+    model = models.decoder_only(bias=False, layers=1, position_embedder_factory=table.clone)
+    apply = {"enable_dropout": False, "mutable": ["cache"]}
+    tokens = jnp.asarray(RANDOM.integers(1, models.VOCABULARY, (2, LENGTH)))
+    lengths = jnp.array([3, 1 if ragged else 3])
+    variables = {"params": model.init(jax.random.key(0), tokens, tokens, enable_dropout=False)["params"]}
+    expected = model.apply(variables, tokens, tokens, enable_dropout=False)
+    _, made = model.apply(variables, tokens, tokens, decode=True, **apply)
+    prompt = jnp.where(jnp.arange(LENGTH) < lengths[:, None], tokens, 0)
+    given = {"prefill_lengths": lengths} if ragged else {"decoder_attention_mask": prompt[:, None, None] > 0}
+    _, made = model.apply(variables | made, prompt, tokens, prefill=True, **given, **apply)
+    for step in range(2):
+        at = (lengths + step)[:, None]
+        token = jnp.take_along_axis(tokens, at, 1)
+        logits, made = model.apply(variables | made, token, token, decode=True, max_decode_length=LENGTH, **apply)
+        np.testing.assert_allclose(logits, jnp.take_along_axis(expected, at[..., None], 1), atol=2e-5)

@@ -196,7 +196,7 @@ def test_rank_without_a_constraint_is_refused_under_axis_rules():
 def test_unknown_activation_is_answered_with_near_names():
     with pytest.raises(ValueError, match="unknown activation 'geluu'.*Did you mean gelu"):
         init(make(activations=("geluu",)))
-    with pytest.raises(ValueError, match="unknown activation '___'.*A function is taken as well"):
+    with pytest.raises(AttributeError, match="unknown activation '___'.*A function is taken as well"):
         init(make(activations=("___",)))
 
 

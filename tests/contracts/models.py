@@ -119,7 +119,7 @@ def decoder(
     return t5_architecture.Decoder(
         layer_factory=layer,
         dropout_factory=dropout,
-        layer_norm_factory=layer_norm_factory(),
+        layer_norm_factory=norm,
         num_layers=layers,
         layer_remat=remat,
         scan_layers=scan,

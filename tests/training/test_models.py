@@ -1,5 +1,6 @@
 """T5X's recorded predictions and scores of whole models reproduce."""
 
+import functools
 import types
 
 import jax
@@ -8,8 +9,10 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
+from flaxformer.components import embedding
 from flaxformer.decoding import BeamSearch, Greedy, t5x
 from flaxformer.training import models
+from tests.contracts import models as parts
 from tests.decoding.toy import case_names, load_case
 from tests.golden.build import resolve
 
@@ -158,6 +161,22 @@ def test_the_default_decoder_parameters_hold_when_nothing_is_said():
     model._default_decoder_params = models.DecoderParams(return_all_decodes=True, num_decodes=3)
     batch = {key: jnp.asarray(x) for key, x in inputs.items() if not key.startswith("score_")}
     np.testing.assert_array_equal(model.predict_batch(params, batch), outputs["predictions"])
+
+
+@pytest.mark.parametrize("search", [t5x.beam_search, functools.partial(t5x.temperature_sample, topk=1)])
+def test_learned_positions_go_on_behind_the_prompt_in_every_decode_of_an_item(search):
+    table = embedding.PositionEmbed(8, parts.WIDTH, embedding_init=jax.nn.initializers.normal(1.0))
+    module = parts.decoder_only(bias=False, layers=1, position_embedder_factory=table.clone)
+    tokens = jnp.array([[0, 5, 6, 0, 0, 0], [0, 7, 0, 0, 0, 0]])
+    batch = {"decoder_input_tokens": tokens, "decoder_causal_attention": jnp.int32(tokens > 0).at[:, 0].set(1)}
+    params = module.init(KEY, tokens, tokens, enable_dropout=False)["params"]
+    vocabulary = types.SimpleNamespace(eos_id=1)
+    found = models.DecoderOnlyModel(module, vocabulary, None, decode_fn=search).predict_batch_with_aux(
+        params, batch, num_decodes=2, return_all_decodes=True
+    )[0]
+    strategy = BeamSearch(num_beams=2, alpha=0.6) if search is t5x.beam_search else Greedy()
+    expected = models.DecoderOnlyModel(module, vocabulary, None, decode_fn=strategy).predict_batch(params, batch)
+    np.testing.assert_array_equal(found[:, -1, :3], expected[:, :3])
 
 
 def test_models_refuse_what_they_cannot_do(encoder_decoder, decoder_only):

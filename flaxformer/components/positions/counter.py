@@ -2,7 +2,7 @@
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import UInt32
+from jaxtyping import Int, UInt32
 
 from flaxformer.types import Array
 
@@ -21,3 +21,13 @@ def next_position(module: nn.Module) -> UInt32[Array, "#B"]:
     current = index.value
     index.value = current + 1
     return current
+
+
+class CountedPositions(nn.Module):
+    """What embedders that count positions by themselves answer when a prompt was read at once."""
+
+    @nn.nowrap
+    def continue_behind(self, lengths: Int[Array, " B"]) -> None:
+        """Lets the next decode step of row b stand at position `lengths[b]`; without a cache, does nothing."""
+        if self.has_variable("cache", "position_embedder_index"):
+            self.put_variable("cache", "position_embedder_index", jnp.asarray(lengths, jnp.uint32))

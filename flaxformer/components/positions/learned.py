@@ -9,11 +9,11 @@ from flax.linen.linear import default_embed_init
 from jaxtyping import Float, Shaped
 
 from flaxformer.components.embedder import EmbedderWithDecode, checked_ids
-from flaxformer.components.positions.counter import next_position
+from flaxformer.components.positions.counter import CountedPositions, next_position
 from flaxformer.types import Array, DType, Initializer
 
 
-class PositionEmbed(nn.Module, EmbedderWithDecode[Array]):
+class PositionEmbed(CountedPositions, EmbedderWithDecode[Array]):
     """A learned vector for each position.
 
     Attributes:

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int, Shaped
 
 from flaxformer.components import initializers
 from flaxformer.components.embedder import EmbedderWithDecode, checked_ids
-from flaxformer.components.positions.counter import next_position
+from flaxformer.components.positions.counter import CountedPositions, next_position
 from flaxformer.types import Array, DType
 
 
@@ -52,7 +52,7 @@ def sinusoidal_embedding(
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles), odd], axis=-1)
 
 
-class FixedEmbed(nn.Module, EmbedderWithDecode[Array]):
+class FixedEmbed(CountedPositions, EmbedderWithDecode[Array]):
     """A fixed vector for each position, read from a table that is computed and not learned; it has no parameters.
 
     Attributes:
