@@ -55,6 +55,14 @@ def test_packed_equals_unpacked(encoder_decoder):
     np.testing.assert_allclose(logits[0, :8].reshape(2, 4, -1), expected, atol=2e-5)
 
 
+def test_packed_prefix_language_models_equal_unpacked_ones(decoder_only):
+    prefix = np.array([[1, 1, 0, 0], [1, 1, 1, 0]])
+    expected = decoder_only(TARGET, TARGET, decoder_causal_attention=prefix)
+    row, ids, positions = (np.reshape(x, (1, 8)) for x in (TARGET, np.repeat([1, 2], 4), np.tile(np.arange(4), 2)))
+    logits = decoder_only(row, row, ids, positions, prefix.reshape(1, 8))
+    np.testing.assert_allclose(logits.reshape(expected.shape), expected, atol=2e-5)
+
+
 def test_the_future_is_not_seen_but_the_prefix_is(decoder_only):
     changed = TARGET.copy()
     changed[:, 2] = changed[:, 2] % (models.VOCABULARY - 1) + 1
