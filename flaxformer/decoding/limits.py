@@ -9,7 +9,7 @@ import numpy as np
 from jax.core import Tracer
 
 from flaxformer.decoding.model_session import ModelSession
-from flaxformer.decoding.prompts import ENCODER_TOKENS, PROMPT_TOKENS
+from flaxformer.decoding.prompts import ENCODER_TOKENS, PROMPT_TOKENS, check_integers
 from flaxformer.types import Array
 
 
@@ -30,6 +30,7 @@ def check_ids(session: ModelSession, variables: Mapping[str, Any], bos_id: int |
         stack = "encoder" if name == ENCODER_TOKENS else "decoder"
         if array is None or stack not in sizes or isinstance(array, Tracer) or not np.size(array):
             continue
+        check_integers(name, array)
         low, high = int(np.min(array)), int(np.max(array))
         if low < 0 or high >= sizes[stack]:
             raise ValueError(

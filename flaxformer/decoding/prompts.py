@@ -81,7 +81,15 @@ def read_inputs(inputs: Any, has_encoder: bool, pad_id: int, bos_id: int | None)
     return {name: x for name, x in named.items() if x is not None}
 
 
+def check_integers(name: str, ids: Any) -> None:
+    """Refuses ids that are no integers."""
+    kind = getattr(ids, "dtype", None) or np.asarray(ids).dtype
+    if not np.issubdtype(kind, np.integer):
+        raise ValueError(f"'{name}' is of type {kind}; expected integers, the ids of tokens.")
+
+
 def _read_prompt(tokens: Any, valid: Any, pad_id: int, bos_id: int | None) -> dict[str, Any]:
+    check_integers(PROMPT_TOKENS, tokens)
     if valid is not None and np.shape(valid) != np.shape(tokens):
         raise ValueError(
             f"'{VALID}' has shape {np.shape(valid)}; expected {np.shape(tokens)}, the shape of '{PROMPT_TOKENS}'."

@@ -233,8 +233,7 @@ def test_generate_works_inside_jit():
     [
         ({"eos_id": 11}, "eos_id is 11; expected an id of the model's vocabulary of 11 tokens"),
         ({"eos_id": -1}, "eos_id is -1; expected an id"),
-        ({"bos_id": 11}, "bos_id is 11; expected an id from 0 to 10"),
-        ({"inputs": PROMPTS * 1.0}, "'decoder_prompt_tokens' is of type float32; expected integers"),
+        ({"inputs": PROMPTS * 1.0}, "'decoder_prompt_tokens' is of type float64; expected integers"),
         ({"max_new_tokens": 0}, "max_new_tokens is 0; expected an integer of at least 1"),
         ({"max_new_tokens": 2.5}, "max_new_tokens is 2.5; expected an integer"),
         ({"max_new_tokens": 62}, r"would read 65 positions \(4 of the prompt and its start, 61 .* at most 64"),

@@ -165,6 +165,8 @@ def test_ids_outside_the_vocabulary_and_wrong_strategies_are_refused():
     for ids in ([[1, size]], [[-1, 1]]):
         with pytest.raises(ValueError, match=f"holds ids from .*; expected 0 to {size - 1}, the encoder's vocabulary"):
             generate(model, variables, np.array(ids), strategy=Greedy(), max_new_tokens=2, eos_id=EOS)
+    with pytest.raises(ValueError, match="'encoder_input_tokens' is of type float64; expected integers"):
+        generate(model, variables, SOURCE * 1.0, strategy=Greedy(), max_new_tokens=2, eos_id=EOS)
     for strategy in (Greedy, "greedy"):
         with pytest.raises(ValueError, match="expected a strategy object such as"):
             generate(model, variables, SOURCE, strategy=strategy, max_new_tokens=2, eos_id=EOS)
