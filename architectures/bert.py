@@ -154,6 +154,8 @@ def bert(
             dtype=dtype,
         )
 
+    positions = {"num_embeddings": size.positions, "features": size.token_width, "embedding_init": KERNEL_INIT}
+
     def embedding_transform():
         if size.token_width == size.width:
             return norm()
@@ -182,8 +184,9 @@ def bert(
             output_dropout_factory=lambda: nn.Dropout(0.0),
             layer_norm_factory=None,  # the last layer ends in one
             token_embedder_factory=lambda: table(size.vocabulary),
-            position_embedder_factory=position_table
-            and (lambda: position_table(size.positions, size.token_width, embedding_init=KERNEL_INIT)),
+            position_embedder_factory=None
+            if position_table is None
+            else functools.partial(position_table, **positions),
             number_tokens=number_tokens,
             token_type_embedder_factory=(lambda: table(token_types)) if token_types else None,
             embedding_transform_factory=embedding_transform,

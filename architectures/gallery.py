@@ -40,15 +40,15 @@ def number_of_parameters(page: Page, size: str) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
 
 
-def losses(page: Page) -> tuple[float, float]:
-    """The tiny model's loss before and after one training step."""
+def losses(page: Page, compiled: Callable[[Callable], Callable] = jax.jit) -> tuple[float, float]:
+    """The tiny model's loss before and after one training step; `compiled` is given what there is to compile."""
     inputs, options = page.example(page.sizes["tiny"])
     model = page.build(page.sizes["tiny"])
-    init = jax.jit(lambda key: model.init(key, *inputs, **options, enable_dropout=False)["params"])
+    init = compiled(lambda key: model.init(key, *inputs, **options, enable_dropout=False)["params"])
     params = init(jax.random.key(0))
     optimizer = optax.adam(1e-2)
 
-    @jax.jit
+    @compiled
     def step(params, state, key):
         def loss(params):
             return page.loss(model.apply({"params": params}, *inputs, **options, rngs={"dropout": key}))

@@ -71,14 +71,6 @@ PUBLISHED = {  # how many parameters, those of the heads included
     "wav2vec2_stable": ("large", 315_471_520),
     "whisper": ("base", 72_593_920),
 }
-SLOW = {  # their training step takes long to compile
-    *("byt5", "clip", "led", "longt5", "marian", "mbart", "mt5", "pegasus", "t5_1_0", "t5gemma", "umt5"),
-    *("wav2vec2", "wav2vec2_stable", "whisper"),
-}
-
-
-def slow_where(names, takes_long):
-    return [pytest.param(name, marks=[pytest.mark.slow] if takes_long(name) else []) for name in names]
 
 
 @pytest.fixture
@@ -187,14 +179,23 @@ def is_plain(value, configuration):
     return isinstance(value, int | float | str | None)
 
 
-@pytest.mark.parametrize("name", slow_where(PUBLISHED, lambda name: PUBLISHED[name][1] > 10**9))
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (PUBLISHED[name][1] > 10**9)) for name in PUBLISHED]
+)
 def test_a_page_has_as_many_parameters_as_published(gallery, page, name):
     size, parameters = PUBLISHED[name]
     assert gallery("gallery").number_of_parameters(page, size) == parameters
 
 
-@pytest.mark.parametrize("name", slow_where(PAGES, SLOW.__contains__))
+@pytest.mark.parametrize("name", PAGES)
 def test_a_training_step_of_the_tiny_size_lowers_the_loss(gallery, page):
+    before, after = gallery("gallery").losses(page, compiled=lambda function: function)  # pages share operations
+    assert after < before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PAGES)
+def test_a_compiled_training_step_lowers_the_loss(gallery, page):
     before, after = gallery("gallery").losses(page)
     assert after < before
 
