@@ -73,6 +73,10 @@ PUBLISHED = {  # how many parameters, those of the heads included
 }
 
 
+# Operation by operation these train in a second or two each, since what the first ones compile serves the others.
+ALIKE = "bert bloom distilbert falcon gemma gpt2 llama mistral mt5 opt phi qwen2 roberta t5_1_1 umt5".split()
+
+
 @pytest.fixture
 def page(gallery, name):
     return gallery(name).PAGE
@@ -187,9 +191,9 @@ def test_a_page_has_as_many_parameters_as_published(gallery, page, name):
     assert gallery("gallery").number_of_parameters(page, size) == parameters
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", ALIKE)
 def test_a_training_step_of_the_tiny_size_lowers_the_loss(gallery, page):
-    before, after = gallery("gallery").losses(page, compiled=lambda function: function)  # pages share operations
+    before, after = gallery("gallery").losses(page, compiled=lambda function: function)
     assert after < before
 
 
