@@ -12,8 +12,13 @@ from flax import traverse_util
 from tests.golden import compare
 from tests.golden.build import Case, build, build_list, load, resolve
 
-# Recorded gradients are held to 1e-5; the tests' own fast compilation rounds long sums differently.
-AS_USERS_COMPILE = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
+# Recorded gradients are held to 1e-5; the tests' own fast compilation rounds long sums differently, and so does a
+# product split over threads, by as many as the machine has free.
+AS_USERS_COMPILE = {
+    "xla_backend_optimization_level": 3,
+    "xla_llvm_disable_expensive_passes": False,
+    "xla_cpu_multi_thread_eigen": False,
+}
 
 
 def run_case(name: str) -> None:
