@@ -46,3 +46,19 @@ def test_the_version_is_in_the_changelog_or_unreleased():
 @pytest.mark.parametrize("family", ["t5_1_0", "t5_1_1", "mt5", "byt5", "umt5"])
 def test_the_families_that_the_readme_names_are_shipped(family):
     assert f"{family}/base" in configs.shipped()
+
+
+def test_its_table_of_families_is_that_of_the_page_on_published_weights():
+    page = (ROOT / "docs" / "pretrained.md").read_text(encoding="utf-8").replace("(../architectures", "(architectures")
+
+    def rows(text):
+        return [
+            [cell.strip() for cell in line.split("|")] for line in re.findall(r"^\|(.*\.py\).*)\|$", text, re.MULTILINE)
+        ]
+
+    def told(row):
+        return [row[0], *row[-4:]]  # all but the model types
+
+    there = [told(row) for row in rows(page) if len(row) == 6]
+    here = [told(row) for row in rows(TEXT) if len(row) == 5]
+    assert len(there) > 30 and here == there
