@@ -210,7 +210,7 @@ class Step:
             raise ValueError(
                 f"branches were to take {length} tokens each, valid={valid is not None}; expected one real token each."
             )
-        current, visible = self.slots(), self.visible
+        current, visible = self.slots(), cast(Array, self.visible)
         positions = current.positions + 1
         slot = current.slot + positions.shape[-1]
         key_positions = write_columns(current.key_positions, positions, slot)

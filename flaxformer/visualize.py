@@ -63,7 +63,7 @@ def attention_weights(
 
 
 def heat_map(
-    weights: Float[Array, "T S"],
+    weights: Float[Array | np.ndarray, "T S"],
     query_labels: Sequence[str] | None = None,
     key_labels: Sequence[str] | None = None,
     *,
