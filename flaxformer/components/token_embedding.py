@@ -13,6 +13,7 @@ from jaxtyping import Float, Shaped
 
 from flaxformer.components.dense import DenseGeneral
 from flaxformer.components.embedder import Embedder, checked_ids
+from flaxformer.components.products import weights_come_first, weights_times_rows
 from flaxformer.types import Array, DType, Initializer
 
 
@@ -92,6 +93,8 @@ class Embed(nn.Module, Embedder[Array]):
     def attend(self, query: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
         """Scores `query` against every row: `query @ embedding.T`, as tied output logits need."""
         table = self.embedding.astype(self.attend_dtype or self.dtype)
+        if weights_come_first(query, table):
+            return weights_times_rows(query, table)
         return jnp.einsum("...d,vd->...v", query, table)
 
     def _scaled(self, x: Array) -> Array:

@@ -95,6 +95,10 @@ class Loop:
     def done(self, running: Running) -> Bool[Array, ""]:
         return self.strategy.done(running.state)
 
+    def rows(self, running: Running) -> int:
+        """How many the model reads at a step."""
+        return len(running.tokens) * self.session.copies
+
     def step(self, running: Running) -> Running:
         """One more token per row. The last one written is not read."""
         logits, memory = self.session.step(running.context, running.memory, running.tokens)
@@ -124,6 +128,8 @@ class Loop:
 def run(loop: Any, running: Any, steps: int | None = None) -> Any:
     """Takes steps until the loop is done, or at most `steps` of them. The loop's context stays outside of the carry."""
     context = running.context
+    ahead = loop.request.max_new_tokens if steps is None else steps
+    inside = context.turn(running.memory, loop.rows(running), ahead)
 
     def go_on(carry: Any) -> Bool[Array, ""]:
         taken, running = carry
@@ -132,7 +138,7 @@ def run(loop: Any, running: Any, steps: int | None = None) -> Any:
 
     def step(carry: Any) -> Any:
         taken, running = carry
-        return taken + 1, loop.step(running.replace(context=context)).replace(context=None)
+        return taken + 1, loop.step(running.replace(context=inside)).replace(context=None)
 
     start = (jnp.zeros((), jnp.int32), running.replace(context=None))
     return jax.lax.while_loop(go_on, step, start)[1].replace(context=context)

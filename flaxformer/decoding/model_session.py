@@ -26,6 +26,7 @@ from flaxformer.decoding.hidden_states import is_last_norm, last_hidden
 from flaxformer.decoding.prompts import ENCODER_TOKENS, Prompts
 from flaxformer.decoding.slots import rewound, widened
 from flaxformer.decoding.t5x_caches import cache_map, flat_batch_beam_expand, take_rows
+from flaxformer.decoding.weight_order import reading, turn_weights
 from flaxformer.step import Step
 from flaxformer.types import Array
 
@@ -67,11 +68,21 @@ class Context(flax.struct.PyTreeNode):
       variables: the model's variables, with `cross_cache` once there is one.
       encoded: `[B S D]`, or None without an encoder.
       encoder_input_tokens: `[B S]`, likewise.
+      turned: whether the matrices of 'params' lie by output; see `flaxformer.decoding.weight_order` (static).
     """
 
     variables: Any
     encoded: Float[Array, "B S D"] | None = None
     encoder_input_tokens: Int[Array, "B S"] | None = None
+    turned: bool = flax.struct.field(pytree_node=False, default=False)
+
+    def turn(self, memory: Memory, rows: int, steps: int) -> Context:
+        """The same for a loop of `steps` that read `rows` each, its weights in the order in which they are read fast.
+
+        Weights of scanned layers are sliced anew at every step, which would cost more than it gives.
+        """
+        params = turn_weights(self.variables["params"], rows, steps) if memory.row_axis == 0 else None
+        return self if params is None else self.replace(variables={**self.variables, "params": params}, turned=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,14 +251,15 @@ class ModelSession:
         mutable: list[str],
         **flags: Array,
     ) -> tuple[Float[Array, "R T V"], Any]:
-        variables = {**context.variables, **cache}
         options: dict[str, Any] = {"step": step, "enable_dropout": False, "mutable": mutable, **flags}
         if self.hidden:
             options |= {"mutable": [*mutable, "intermediates"], "capture_intermediates": is_last_norm}
-        if not self.has_encoder:
-            return self.model.apply(variables, tokens, None, **options)
-        encoder = (context.encoded, context.encoder_input_tokens)
-        return self.model.apply(variables, *encoder, tokens, None, method="decode", **options)
+        with reading(context.variables["params"], context.turned) as params:
+            variables = {**context.variables, "params": params, **cache}
+            if not self.has_encoder:
+                return self.model.apply(variables, tokens, None, **options)
+            encoder = (context.encoded, context.encoder_input_tokens)
+            return self.model.apply(variables, *encoder, tokens, None, method="decode", **options)
 
     def _hidden(self, changed: Mapping[str, Any]) -> Float[Array, "R T D"] | None:
         return last_hidden(changed.get("intermediates", {})) if self.hidden else None

@@ -131,6 +131,10 @@ class SpeculativeLoop:
     def done(self, running: Guessing) -> Bool[Array, ""]:
         return jnp.all(running.ended)
 
+    def rows(self, running: Guessing) -> int:
+        """How many the model reads at a step."""
+        return len(running.last) * self.session.copies * (self.draft.length + 1)
+
     def step(self, running: Guessing) -> Guessing:
         """One round."""
         rng, guess, accept, redraw = jax.random.split(running.rng, 4)
