@@ -67,6 +67,6 @@ def test_scanned_layers_keep_their_weights(name, monkeypatch):
     chosen = []
     monkeypatch.setattr(weight_order, "weights_first", lambda turned: chosen.append(turned) or contextlib.nullcontext())
     options: dict[str, Any] = {"strategy": Greedy(), "eos_id": EOS, "max_new_tokens": STEPS + 1}
-    inputs: Any = inputs_of(name, RAGGED)
-    jax.eval_shape(lambda: generate(*model_of(name), inputs, **options))
+    asked: Any = (*model_of(name), inputs_of(name, RAGGED))
+    jax.eval_shape(lambda: generate(*asked, **options))
     assert any(chosen) == ("scan" not in name)
