@@ -88,7 +88,9 @@ def whisper(size: Size, dropout_rate: float = 0.0, dtype: str = "float32") -> Sp
         )
 
     def frame_embedder():
-        return SpectrogramEmbed(size.width, length=size.positions, kernel_init=kernel_init, dtype=dtype)
+        return SpectrogramEmbed(
+            size.width, length=size.positions, channels=size.channels, kernel_init=kernel_init, dtype=dtype
+        )
 
     def token_embedder():
         return Embed(

@@ -16,6 +16,11 @@ def test_explain_prints_what_a_file_builds(capsys):
     assert "DROPOUT_RATE" in printed and "bindings:1" in printed
 
 
+def test_explain_takes_the_shapes_of_inputs(capsys):
+    assert cli.main(["explain", "vit/tiny", "--input", "images=2x8x12x3:bfloat16"]) == 0
+    assert "FLOPs for images 2 x 8 x 12 x 3" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -24,6 +29,7 @@ def test_explain_prints_what_a_file_builds(capsys):
         (["explain", "t5_1_1/tiny", "--gin.DROPOUT_RATE"], "has no '='"),
         (["explain", "--gin_file=t5_1_1/parts"], "required and not bound"),
         (["explain"], "no gin file was given"),
+        (["explain", "vit/tiny", "--input", "images"], "expected NAME=SHAPE"),
     ],
 )
 def test_what_is_wrong_is_one_message_and_status_2(capsys, arguments, message):

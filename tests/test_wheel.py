@@ -22,7 +22,6 @@ from flaxformer import configs
 modules = [module.name for module in pkgutil.walk_packages(flaxformer.__path__, "flaxformer.")]
 for name in modules:
     importlib.import_module(name)
-NO_TOKENS = ("ImageEncoder", "TwoTowers", "SpectrogramToText", "WaveEncoder")
 built, unbuilt, modelless = {}, [], []
 for name in configs.shipped():
     configs.read(name)
@@ -31,8 +30,7 @@ for name in configs.shipped():
     except configs.ConfigurationError as error:
         assert "required and not bound" in str(error) or "expected one of them" in str(error), error
         (unbuilt if "required and not bound" in str(error) else modelless).append(name)
-over_tokens = [name for name, kind in built.items() if kind not in NO_TOKENS]
-sizes = {name: configs.explain(name, length=2).size for name in over_tokens if name.endswith("/tiny")}
+sizes = {name: configs.explain(name, length=2).size for name in built if name.endswith("/tiny")}
 print(json.dumps(dict(
     file=flaxformer.__file__, folder=str(configs.folder()), modules=modules,
     built=built, unbuilt=unbuilt, modelless=modelless, sizes=sizes,

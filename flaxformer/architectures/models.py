@@ -10,10 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int, Num
 
 from flaxformer.architectures.common.param_remapping import ParameterRemappable
+from flaxformer.architectures.example_inputs import stack_input
 from flaxformer.components.attention.masks import Causal, Mask, Padding, Segments, combine, prefix_lm
 from flaxformer.components.attention.reach import GlobalTokens
 from flaxformer.components.calling import accepts
@@ -128,6 +130,16 @@ class EncoderDecoder(nn.Module, ParameterRemappable):
         notes = self.spmd_annotations or {}
         self.encoder = _make_stack(self.encoder_factory, self.token_embedder, notes.get("encoder"))
         self.decoder = _make_stack(self.decoder_factory, self.token_embedder, notes.get("decoder"))
+
+    @nn.nowrap
+    def example_inputs(self, length: int | None = None) -> dict[str, jax.ShapeDtypeStruct]:
+        """One example of what a call takes, each with `length` tokens; see `stack_input`."""
+        targets = stack_input(self.decoder_factory, length)
+        return {
+            "encoder_input_tokens": stack_input(self.encoder_factory, length),
+            "decoder_input_tokens": targets,
+            "decoder_target_tokens": targets,
+        }
 
     @property
     def encoder_embedder(self) -> Embedder:
@@ -303,6 +315,13 @@ class DecoderOnly(nn.Module, ParameterRemappable):
     def setup(self) -> None:
         self.decoder = self.decoder_factory(shared_token_embedder=None)
 
+    @nn.nowrap
+    def example_inputs(self, length: int | None = None) -> dict[str, jax.ShapeDtypeStruct]:
+        """One example of what a call takes, each with `length` tokens; see `stack_input`."""
+        return dict.fromkeys(
+            ("decoder_input_tokens", "decoder_target_tokens"), stack_input(self.decoder_factory, length)
+        )
+
     def __call__(
         self,
         decoder_input_tokens: Num[Array, "B T"],
@@ -386,6 +405,11 @@ class EncoderOnly(nn.Module, ParameterRemappable):
 
     def setup(self) -> None:
         self.encoder = self.encoder_factory(shared_token_embedder=None)
+
+    @nn.nowrap
+    def example_inputs(self, length: int | None = None) -> dict[str, jax.ShapeDtypeStruct]:
+        """One example of what a call takes, `length` tokens if it is tokens; see `stack_input`."""
+        return {"encoder_input_tokens": stack_input(self.encoder_factory, length)}
 
     def __call__(
         self,

@@ -27,6 +27,7 @@ class SpectrogramEmbed(nn.Module):
     Attributes:
       features: width D.
       length: T, tokens per spectrogram; spectrograms of other lengths are refused.
+      channels: of a frame.
       strides: of the convolutions, so that there are T · product(strides) frames.
       kernel_size: of the convolutions.
       activation: behind each.
@@ -39,6 +40,7 @@ class SpectrogramEmbed(nn.Module):
 
     features: int
     length: int
+    channels: int = 80
     strides: Sequence[int] = (1, 2)
     kernel_size: int = 3
     activation: str | Activation = "gelu_exact"
@@ -48,18 +50,23 @@ class SpectrogramEmbed(nn.Module):
 
     rank = 3  # of what it embeds
 
+    @property
+    def input_shape(self) -> tuple[int, int]:
+        """Frames and channels of a spectrogram."""
+        return self.length * math.prod(self.strides), self.channels
+
     @nn.compact
     def __call__(self, spectrogram: Float[Array, "B frames channels"]) -> Float[Array, "B T D"]:
         """Embeds spectrograms.
 
         Raises:
-          ShapeError: a `ValueError`, for spectrograms of another length.
+          ShapeError: a `ValueError`, for spectrograms of another length, or with other channels.
         """
-        frames = self.length * math.prod(self.strides)
-        if spectrogram.ndim != 3 or spectrogram.shape[1] != frames:
+        if spectrogram.shape[1:] != self.input_shape:
             raise ShapeError(
-                f"the spectrogram has shape {spectrogram.shape}; expected [batch, {frames}, channels]. Pad it with "
-                "silence or cut it, or move its channels to the end."
+                f"the spectrogram has shape {spectrogram.shape}; expected [batch, "
+                f"{', '.join(map(str, self.input_shape))}]. Pad it with silence or cut it, or move its channels to the "
+                "end."
             )
         x, width = spectrogram, self.kernel_size
         for number, stride in enumerate(self.strides):

@@ -11,6 +11,7 @@ from jaxtyping import Float, Num
 
 from flaxformer.architectures import repeat
 from flaxformer.architectures.common.param_remapping import ParameterRemappable
+from flaxformer.architectures.example_inputs import table_rows
 from flaxformer.architectures.layers import count_first_row
 from flaxformer.architectures.position_bias import self_attention_bias, takes_lazy_bias
 from flaxformer.architectures.repeat import LayerRemat
@@ -120,9 +121,8 @@ class _Stack(nn.Module):
 
     @nn.nowrap
     def _check_table(self, length: int, name: str) -> None:
-        table = self.embedder.embedders["position_ids"]
-        rows = getattr(table, "num_embeddings", None) or getattr(table, "max_length", length)
-        if length > rows:
+        rows = table_rows(self.embedder.embedders["position_ids"])
+        if rows is not None and length > rows:
             raise ValueError(
                 f"{type(self).__name__} got {name} of {length} tokens; expected at most {rows}, the rows of its "
                 "position table. Shorten the inputs or make the table longer."

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from flax.linen import partitioning
 from jaxtyping import Bool, Float, Int, Num
@@ -25,13 +26,13 @@ class TwoTowers(nn.Module):
 
     Attributes:
       text_factory: makes the encoder of texts, which gives `pooled`, as `EncoderWithHeads` does.
-      image_factory: makes the encoder of images, likewise.
+      image_factory: makes the encoder of images, likewise, such as an `ImageEncoder`.
       projection_factory: makes the projection of each to a common width.
       initial_scale: what the learned logarithm of the scale starts from.
     """
 
-    text_factory: Callable[[], nn.Module]
-    image_factory: Callable[[], nn.Module]
+    text_factory: Callable[[], Any]
+    image_factory: Callable[[], Any]
     projection_factory: Callable[[], nn.Module]
     initial_scale: float = 2.6592
 
@@ -43,6 +44,12 @@ class TwoTowers(nn.Module):
         self.scale = partitioning.param_with_axes(
             "logit_scale", nn.initializers.constant(self.initial_scale), (), jnp.float32, axes=()
         )
+
+    @nn.nowrap
+    def example_inputs(self, length: int | None = None) -> dict[str, jax.ShapeDtypeStruct]:
+        """A text of `length` tokens, and an image."""
+        text, image = self.text_factory().example_inputs(length), self.image_factory().example_inputs()
+        return {"tokens": text["encoder_input_tokens"], "images": image["images"]}
 
     def encode_text(
         self, tokens: Num[Array, "B T"], *, valid: Bool[Array, "B T"] | None = None, enable_dropout: bool = True

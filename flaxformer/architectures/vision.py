@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from einops import rearrange
 from flax.linen import partitioning
 from jaxtyping import Float
 
+from flaxformer.architectures.example_inputs import stack_input
 from flaxformer.architectures.heads import EncoderWithHeads
 from flaxformer.components.dense import DenseGeneral
 from flaxformer.errors import ShapeError
@@ -25,6 +27,7 @@ class PatchEmbed(nn.Module):
       features: width D.
       patch: height and width of a patch.
       grid: patches per column and per row; other images are refused.
+      channels: of a pixel.
       use_bias: of the dense layer.
       first_token: puts a learned vector in front.
       kernel_init: of the dense layer.
@@ -37,6 +40,7 @@ class PatchEmbed(nn.Module):
     features: int
     patch: Sequence[int]
     grid: Sequence[int]
+    channels: int = 3
     use_bias: bool = True
     first_token: bool = True
     kernel_init: Initializer = nn.initializers.lecun_normal()
@@ -44,6 +48,11 @@ class PatchEmbed(nn.Module):
     dtype: DType = jnp.float32
 
     rank = 4  # of what it embeds
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Height, width and channels of an image."""
+        return *(patch * count for patch, count in zip(self.patch, self.grid, strict=True)), self.channels
 
     @property
     def length(self) -> int:
@@ -55,13 +64,12 @@ class PatchEmbed(nn.Module):
         """Embeds images.
 
         Raises:
-          ShapeError: a `ValueError`, for images of another size.
+          ShapeError: a `ValueError`, for images of another size, or with other channels.
         """
-        size = tuple(patch * count for patch, count in zip(self.patch, self.grid, strict=True))
-        if images.ndim != 4 or images.shape[1:3] != size:
+        if images.shape[1:] != self.input_shape:
             raise ShapeError(
-                f"images have shape {images.shape}; expected [batch, {size[0]}, {size[1]}, channels]. Resize them, or "
-                "move their channels to the end."
+                f"images have shape {images.shape}; expected [batch, {', '.join(map(str, self.input_shape))}]. Resize "
+                "them, or move their channels to the end."
             )
         rows, columns = self.patch
         patches = rearrange(images, "b (y r) (x c) channels -> b (y x) (r c channels)", r=rows, c=columns)
@@ -95,6 +103,12 @@ class ImageEncoder(EncoderWithHeads):
 
     The encoder's token embedder is a `PatchEmbed`.
     """
+
+    @nn.nowrap
+    def example_inputs(self, length: int | None = None) -> dict[str, jax.ShapeDtypeStruct]:
+        """One image; `length` is of tokens, and says nothing here."""
+        del length
+        return {"images": stack_input(self.encoder_factory)}
 
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, images: Float[Array, "B height width channels"], *, enable_dropout: bool = True

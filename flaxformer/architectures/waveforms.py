@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax.linen import partitioning
 from jaxtyping import Bool, Float, Int
 
+from flaxformer.architectures.example_inputs import LENGTH
 from flaxformer.architectures.heads import EncoderWithHeads
 from flaxformer.components.activations import resolve_activation
 from flaxformer.components.attention.masks import Padding
@@ -65,6 +66,13 @@ class WaveFeatures(nn.Module):
         for kernel_size, stride in zip(self.kernel_sizes, self.strides, strict=True):
             samples = (samples - kernel_size) // stride + 1
         return samples
+
+    @nn.nowrap
+    def samples(self, frames: int) -> int:
+        """How many samples that many frames need."""
+        for kernel_size, stride in zip(reversed(self.kernel_sizes), reversed(self.strides), strict=True):
+            frames = (frames - 1) * stride + kernel_size
+        return frames
 
     def __call__(self, wave: Float[Array, "B samples"]) -> Float[Array, "B T C"]:
         """The features of every frame.
@@ -193,6 +201,12 @@ class WaveEncoder(EncoderWithHeads, kw_only=True):
         self.projection = self.projection_factory()
         self.projection_dropout = self.projection_dropout_factory()
         self.masked = None if self.masked_factory is None else self.masked_factory()
+
+    @nn.nowrap
+    def example_inputs(self, length: int | None = None) -> dict[str, jax.ShapeDtypeStruct]:
+        """A wave of `length` frames, or `LENGTH` when None."""
+        samples = self.features_factory().samples(length or LENGTH)
+        return {"wave": jax.ShapeDtypeStruct((1, samples), jnp.float32)}
 
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,

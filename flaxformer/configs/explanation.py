@@ -1,7 +1,7 @@
 """What a configuration builds, found out by tracing: no array is made and no device is needed."""
 
+import contextlib
 import dataclasses
-import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -15,11 +15,10 @@ from flaxformer.configs.configuration import Configuration
 from flaxformer.configs.errors import ConfigurationError, Location
 from flaxformer.configs.files import PathLike
 from flaxformer.configs.flops import matmul_flops
+from flaxformer.configs.inputs import Given, Inputs, processed_tokens, required_inputs
 from flaxformer.configs.loading import chosen_root
 from flaxformer.configs.parsing import read
 from flaxformer.configs.values import Bound, brief, short
-
-TOKENS = ("encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,9 +58,9 @@ class Explanation:
       model: the class of what it built.
       files: the files read, in order.
       parameters: every parameter, in the order of the tree.
-      length: the tokens of each input that `flops` counts.
-      flops: operations of all products of one forward pass over one example.
-      tokens: tokens of that example: those encoded and those decoded.
+      inputs: what the traced pass reads: the shape and type of each argument by its name.
+      flops: operations of all products of that pass.
+      tokens: tokens that it reads, those encoded and those decoded; None when it also reads what is no tokens.
       bindings: macros first, then the parameters bound per class.
     """
 
@@ -69,9 +68,9 @@ class Explanation:
     model: str
     files: tuple[str, ...]
     parameters: tuple[Parameter, ...]
-    length: int
+    inputs: Inputs
     flops: int
-    tokens: int
+    tokens: int | None
     bindings: tuple[Binding, ...]
 
     @property
@@ -86,7 +85,16 @@ class Explanation:
 
     @property
     def flops_per_token(self) -> float:
-        """Forward operations per token; a training step takes about three times as many."""
+        """Forward operations per token; a training step takes about three times as many.
+
+        Raises:
+          ValueError: for a model that does not read tokens alone.
+        """
+        if self.tokens is None:
+            raise ValueError(
+                f"flops_per_token was asked of {self.model}, which reads {', '.join(self.inputs)}; expected a model "
+                "over tokens alone. Ask for flops, those of one pass over its inputs."
+            )
         return self.flops / self.tokens
 
 
@@ -96,36 +104,42 @@ def explain(
     search_paths: Sequence[PathLike] = (),
     *,
     root: str | None = None,
-    length: int = 512,
+    length: int | None = None,
+    inputs: Mapping[str, Given] | None = None,
 ) -> Explanation:
     """Reads, checks and builds a configuration, and traces one forward pass of it.
 
     Args:
       name: as `flaxformer.configs.load` takes it, like `bindings`, `search_paths` and `root`.
-      length: tokens per input in the traced pass.
+      length: tokens per input in the traced pass; 512 when None, or as many as the model has positions.
+      inputs: what the traced pass reads instead of, or besides, one example of what the model says that it reads: for
+        each argument its shape, or an array or `jax.ShapeDtypeStruct`. A shape alone is one of the type that the model
+        says, of token ids if the argument is named like these, else of float32.
 
     Raises:
-      ConfigurationError: for whatever is wrong in the files, for a root that is no model over tokens, and for a model
-        that cannot be initialised.
+      ConfigurationError: for whatever is wrong in the files, for a root that is no model, for a model that does not say
+        what it reads when `inputs` does not either, and for one that cannot be initialised.
 
     >>> explain("t5_1_1/tiny", ["NUM_EMBEDDINGS = 100"], length=8).model
     'EncoderDecoder'
+    >>> explain("vit/tiny").inputs["images"].shape
+    (1, 8, 12, 3)
     """
     configuration = read(name, bindings, search_paths, macros=[root] if root else [])
     root = chosen_root(configuration, root)
     model = _module(configuration.build(root), root)
-    tokens = _token_arguments(model, length)
-    variables = _abstract_variables(model, tokens)
-    traced = jax.make_jaxpr(lambda v: model.apply(v, **_zeros(tokens), enable_dropout=False))(variables)
-    processed = [argument for argument in tokens if argument != "decoder_target_tokens"]
+    with _reported(model):
+        reads = required_inputs(model, length, inputs or {})
+        variables = jax.eval_shape(lambda: model.init(jax.random.key(0), **_zeros(reads), enable_dropout=False))
+    traced = jax.make_jaxpr(lambda v: model.apply(v, **_zeros(reads), enable_dropout=False))(variables)
     return Explanation(
         root=root,
         model=type(model).__name__,
         files=tuple(map(str, configuration.files)),
         parameters=tuple(parameter_table(variables)),
-        length=length,
+        inputs=reads,
         flops=matmul_flops(traced),
-        tokens=length * len(processed),
+        tokens=processed_tokens(reads),
         bindings=tuple(_bindings(configuration)),
     )
 
@@ -150,24 +164,11 @@ def _module(built: Any, root: str) -> nn.Module:
     return module
 
 
-def _token_arguments(model: nn.Module, length: int) -> dict[str, tuple[int, int]]:
-    """The shapes of the token arrays that calling `model` needs."""
-    signature = inspect.signature(type(model).__call__).parameters
-    required = [name for name, p in signature.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
-    unknown = [name for name in required[1:] if name not in TOKENS]
-    wanted = [name for name in signature if name in TOKENS]
-    if unknown or not wanted:
-        raise ConfigurationError(
-            f"{type(model).__name__} is called with {', '.join(required[1:]) or 'nothing'}; expected a model over "
-            f"tokens, called with some of {', '.join(TOKENS)}. Name another macro with root=...."
-        )
-    return dict.fromkeys(wanted, (1, length))
-
-
-def _abstract_variables(model: nn.Module, tokens: Mapping[str, tuple[int, int]]) -> Any:
-    """The model's variables without their numbers."""
+@contextlib.contextmanager
+def _reported(model: nn.Module) -> Iterator[None]:
+    """Says of what fails inside that it comes from the files."""
     try:
-        return jax.eval_shape(lambda: model.init(jax.random.key(0), **_zeros(tokens), enable_dropout=False))
+        yield
     except ValueError:
         raise
     except Exception as error:
@@ -177,8 +178,8 @@ def _abstract_variables(model: nn.Module, tokens: Mapping[str, tuple[int, int]])
         ) from error
 
 
-def _zeros(tokens: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
-    return {name: jnp.zeros(shape, jnp.int32) for name, shape in tokens.items()}
+def _zeros(inputs: Inputs) -> dict[str, Any]:
+    return {name: jnp.zeros(each.shape, each.dtype) for name, each in inputs.items()}
 
 
 def _bindings(configuration: Configuration) -> Iterator[Binding]:

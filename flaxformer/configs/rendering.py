@@ -69,10 +69,12 @@ def _totals(explanation: Explanation) -> Iterable[str]:
     leaves = len(explanation.parameters)
     yield f"{explanation.root}: {explanation.model}, from {', '.join(map(_short, explanation.files))}"
     yield f"{explanation.size:,} parameters in {leaves} arrays, {_bytes(explanation.bytes)}"
-    yield (
-        f"{explanation.flops_per_token:,.0f} FLOPs per token (products of a forward pass over "
-        f"{explanation.length} tokens per input; a training step takes about three times that)"
-    )
+    inputs = ", ".join(f"{name} {' x '.join(map(str, each.shape))}" for name, each in explanation.inputs.items())
+    of_what = "(products of a forward pass; a training step takes about three times that)"
+    if explanation.tokens is None:
+        yield f"{explanation.flops:,} FLOPs for {inputs} {of_what}"
+    else:
+        yield f"{explanation.flops_per_token:,.0f} FLOPs per token for {inputs} {of_what}"
 
 
 def _bytes(number: float) -> str:

@@ -21,6 +21,7 @@ from flaxformer.weights.errors import CheckpointError
 from flaxformer.weights.loading import cast_floats, load_t5x_checkpoint
 
 Params = dict[str, Any]
+_SHORT = 4  # tokens
 _TOKENS = ("encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens", "inputs")
 
 
@@ -54,7 +55,7 @@ def restore_params(
       strict: refuse entries that the model does not have; else they are left out.
       dtype: of floating-point parameters; as stored when None.
       shardings: one sharding, or a tree of them like the parameters; the default device when None.
-      batch: what the model is called with, for models that are not called with token ids of any length.
+      batch: what the model is called with, if it is neither called with token ids nor has `example_inputs`.
       like: the model's parameters or their shapes, where they are known already.
 
     Returns:
@@ -88,14 +89,15 @@ def abstract_params(model: nn.Module, batch: Mapping[str, Any] | None = None) ->
 
     Args:
       model: a Linen module.
-      batch: keywords that it is called with; token ids of one short row by default.
+      batch: keywords that it is called with. By default one short example, as its `example_inputs` says; for models
+        without that method, token ids.
 
     Raises:
-      ValueError: when the model is not called with token ids, and no batch is given.
+      ValueError: when the model does not say what it is called with, it is not token ids, and no batch is given.
     """
     signature = inspect.signature(type(model).__call__).parameters
     if batch is None:
-        batch = {name: np.ones((1, 4), np.int32) for name in signature if name in _TOKENS}
+        batch = _example(model) or {name: np.ones((1, _SHORT), np.int32) for name in signature if name in _TOKENS}
         if not batch:
             raise ValueError(
                 f"{type(model).__name__} is called with {', '.join(list(signature)[1:]) or 'nothing'}; expected some "
@@ -103,6 +105,11 @@ def abstract_params(model: nn.Module, batch: Mapping[str, Any] | None = None) ->
             )
     options: dict[str, Any] = {"enable_dropout": False} if "enable_dropout" in signature else {}
     return jax.eval_shape(lambda: model.init(jax.random.key(0), **batch, **options))["params"]
+
+
+def _example(model: Any) -> dict[str, np.ndarray]:
+    shapes = model.example_inputs(_SHORT) if hasattr(model, "example_inputs") else {}
+    return {name: np.ones(shape.shape, shape.dtype) for name, shape in shapes.items()}
 
 
 def _compare(

@@ -23,5 +23,5 @@ def test_a_patch_is_its_pixels_row_by_row_behind_the_first_token():
 
 
 def test_other_sizes_are_refused():
-    with pytest.raises(ValueError, match=r"images have shape \(2, 4, 6, 3\); expected \[batch, 4, 4, channels\]"):
+    with pytest.raises(ValueError, match=r"images have shape \(2, 4, 6, 3\); expected \[batch, 4, 4, 3\]"):
         PatchEmbed(5, (2, 2), (2, 2)).init(jax.random.key(0), IMAGES)

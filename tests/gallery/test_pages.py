@@ -29,7 +29,6 @@ WORDS = {
     "token_dim": "token_width",
     "embeddings": "vocabulary",
 }
-OF_INPUTS = {"channels"}  # fields that gin files leave to what a model is given
 NAMES = {  # macros that name a part, the field they stand for, and when that is true
     "OUTPUT_LOGITS": ("tied", TiedLogits),
     "EMBEDDING_TRANSFORM": ("projected", nn.Sequential),
@@ -146,7 +145,7 @@ def test_the_sizes_of_a_page_are_those_of_its_gin_files(page, name):
         assert {macro: size[field] for macro, field in named.items()} == {
             macro: value_of(macro, configuration) for macro in named
         }
-        assert size.keys() - OF_INPUTS <= set(named.values())
+        assert size.keys() <= set(named.values())
 
 
 def flat(size):

@@ -31,7 +31,6 @@ class Family:
       unused: patterns of names that older files have and that carry nothing.
       prefix: what the names of the body begin with. Files of the body alone leave it out.
       heads: what the names that lack the prefix begin with.
-      example: what a model that is not called with tokens may be called with.
       shares_bias: the layers of a stack share a relative position bias; scanned ones cannot, and get a copy each.
       scanned_gin: the file that scans the layers, if not that of all families, or of all that share a bias.
     """
@@ -46,7 +45,6 @@ class Family:
     heads: tuple[str, ...] = ()
     shares_bias: bool = False
     scanned_gin: str | None = None
-    example: Callable[[Attributes], Mapping[str, Any]] | None = None
 
     def written(self, weights: Mapping[str, Any], attributes: Attributes) -> dict[str, Any]:
         """The weights as a folder of this architecture names them: a body alone has no prefix."""

@@ -69,8 +69,7 @@ class Folder:
 
     def parameters(self, model: nn.Module) -> dict[str, Any]:
         """The parameters of the model with a list of layers, as stored arrays."""
-        batch = None if self.family.example is None else self.family.example(self.attributes)
-        wanted = traverse_util.flatten_dict(dict(abstract_params(model, batch)), sep="/")
+        wanted = traverse_util.flatten_dict(dict(abstract_params(model)), sep="/")
         table = self.family.table(self.attributes)
         found = to_ours(table, self.weights, wanted, self.family.unused, self.path)
         return traverse_util.unflatten_dict(found, sep="/")

@@ -10,10 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-import numpy as np
-
 from flaxformer.weights.pretrained.attributes import Attributes, activation
-from flaxformer.weights.pretrained.families import vit
 from flaxformer.weights.pretrained.families.bart import attention
 from flaxformer.weights.pretrained.families.vit import pair
 from flaxformer.weights.pretrained.family import Family, Gin, architecture, check_architecture
@@ -62,12 +59,12 @@ def _texts(attributes: Attributes) -> dict[str, Any]:
 
 
 def _images(attributes: Attributes) -> dict[str, Any]:
-    attributes.without_effect("num_channels")
     size, patch = pair(attributes.get("image_size", 224)), pair(attributes.get("patch_size", 32))
     return {
         **_tower(attributes, "IMAGE", (768, 3072, 12)),
         "PATCH": patch,
         "GRID": tuple(whole // part for whole, part in zip(size, patch, strict=True)),
+        "NUM_CHANNELS": attributes.get("num_channels", 3),
     }
 
 
@@ -83,11 +80,6 @@ def _tower(attributes: Attributes, name: str, defaults: tuple[int, int, int]) ->
         f"{name}_NORM_EPSILON": attributes.get("layer_norm_eps", 1e-5),
         f"{name}_ATTENTION_DROPOUT_RATE": attributes.get("attention_dropout", 0.0),
     }
-
-
-def example(attributes: Attributes) -> dict[str, Any]:
-    """What the model may be called with."""
-    return {"tokens": np.ones((1, 4), np.int32), **vit.example(attributes.part("vision_config"))}
 
 
 def _layers(theirs: str, ours: str) -> tuple[Rule, ...]:
@@ -146,7 +138,7 @@ _PROJECTION = "heads_projected/projection"
 _UNUSED = (r"(text|vision)_model\.embeddings\.position_ids",)
 
 FAMILIES = (
-    Family(("clip",), "clip/parts", settings, rules, unused=_UNUSED, example=example),
+    Family(("clip",), "clip/parts", settings, rules, unused=_UNUSED),
     Family(
         ("clip_text_model",),
         "clip/parts",
@@ -164,6 +156,5 @@ FAMILIES = (
         unused=_UNUSED,
         prefix="vision_model.",
         heads=("visual_projection",),
-        example=vit.example,
     ),
 )

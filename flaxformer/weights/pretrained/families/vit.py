@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-import numpy as np
-
 from flaxformer.weights.pretrained.attributes import Attributes, activation
 from flaxformer.weights.pretrained.family import Family, Gin, check_architecture
 from flaxformer.weights.pretrained.rules import Rule, linear, norm, table
@@ -24,7 +22,7 @@ def pair(size: int | Sequence[int]) -> tuple[int, int]:
 def settings(attributes: Attributes, names: Collection[str]) -> dict[str, Any]:
     """Bindings of `gin/vit/parts.gin`."""
     check_architecture(attributes, "ForImageClassification", "Model")
-    attributes.without_effect("encoder_stride", "num_channels")
+    attributes.without_effect("encoder_stride")
     image, patch = pair(attributes.get("image_size", 224)), pair(attributes.get("patch_size", 16))
     width = attributes.get("hidden_size", 768)
     heads = "CLASS_HEADS" if "classifier.weight" in names else "NO_HEADS"
@@ -38,6 +36,7 @@ def settings(attributes: Attributes, names: Collection[str]) -> dict[str, Any]:
         "MLP_DIM": attributes.get("intermediate_size", 3072),
         "PATCH": patch,
         "GRID": tuple(size // part for size, part in zip(image, patch, strict=True)),
+        "NUM_CHANNELS": attributes.get("num_channels", 3),
         "ACTIVATION": activation(attributes, "hidden_act", "gelu"),
         "BIASED": ("query", "key", "value", "out") if attributes.get("qkv_bias", True) else ("out",),
         "POOLER_ACTIVATION": activation(attributes, "pooler_act", "tanh"),
@@ -46,12 +45,6 @@ def settings(attributes: Attributes, names: Collection[str]) -> dict[str, Any]:
         "ATTENTION_DROPOUT_RATE": attributes.get("attention_probs_dropout_prob", 0.0),
         "LAYER_NORM_EPSILON": attributes.get("layer_norm_eps", 1e-12),
     }
-
-
-def example(attributes: Attributes) -> dict[str, Any]:
-    """What the model may be called with."""
-    height, width = pair(attributes.get("image_size", 224))
-    return {"images": np.zeros((1, height, width, attributes.get("num_channels", 3)), np.float32)}
 
 
 _THEIRS, _OURS = "vit.encoder.layer.{i}", "encoder/layers_{i}"
@@ -81,6 +74,4 @@ def rules(attributes: Attributes) -> tuple[Rule, ...]:
     return (*RULES, kernel)
 
 
-FAMILIES = (
-    Family(("vit",), "vit/parts", settings, rules, unused=(), prefix="vit.", heads=("classifier",), example=example),
-)
+FAMILIES = (Family(("vit",), "vit/parts", settings, rules, unused=(), prefix="vit.", heads=("classifier",)),)

@@ -7,10 +7,8 @@ random (`layerdrop` is of training).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Any
-
-import numpy as np
 
 from flaxformer.weights.pretrained.attributes import Attributes, activation
 from flaxformer.weights.pretrained.families.bart import attention
@@ -53,8 +51,8 @@ def settings(attributes: Attributes, names: Collection[str]) -> dict[str, Any]:
         "EMBED_DIM": attributes.get("hidden_size", 768),
         "MLP_DIM": attributes.get("intermediate_size", 3072),
         "FEATURE_DIMS": dims,
-        "FEATURE_KERNELS": _sizes(attributes, "conv_kernel", _KERNELS),
-        "FEATURE_STRIDES": _sizes(attributes, "conv_stride", _STRIDES),
+        "FEATURE_KERNELS": tuple(attributes.get("conv_kernel", _KERNELS)),
+        "FEATURE_STRIDES": tuple(attributes.get("conv_stride", _STRIDES)),
         "FEATURE_BIAS": attributes.get("conv_bias", False),
         "FEATURE_ACTIVATION": activation(attributes, "feat_extract_activation", "gelu"),
         "FIRST_FEATURE_NORM": _FEATURE_NORM if normed else Gin("@waveforms.TimeNorm"),
@@ -73,19 +71,6 @@ def settings(attributes: Attributes, names: Collection[str]) -> dict[str, Any]:
         "FEATURE_DROPOUT_RATE": attributes.get("feat_proj_dropout", 0.0),
         "HEAD_DROPOUT_RATE": attributes.get("final_dropout", 0.1),
     }
-
-
-def _sizes(attributes: Attributes, name: str, default: Sequence[int]) -> tuple[int, ...]:
-    return tuple(attributes.get(name, default))
-
-
-def example(attributes: Attributes) -> dict[str, Any]:
-    """What the model may be called with: a wave of one frame."""
-    samples = 1
-    sizes = zip(_sizes(attributes, "conv_kernel", _KERNELS), _sizes(attributes, "conv_stride", _STRIDES), strict=True)
-    for kernel_size, stride in reversed(list(sizes)):
-        samples = (samples - 1) * stride + kernel_size
-    return {"wave": np.zeros((1, samples), np.float32)}
 
 
 _THEIRS, _OURS = "wav2vec2.encoder.layers.{i}", "encoder/layers_{i}"
@@ -116,6 +101,4 @@ _RENAMES = (
     (r"(.*pos_conv_embed\.conv)\.weight_v", r"\1.parametrizations.weight.original1"),
 )
 
-FAMILIES = (
-    Family(("wav2vec2",), "wav2vec2/parts", settings, RULES, _RENAMES, (), "wav2vec2.", ("lm_head",), example=example),
-)
+FAMILIES = (Family(("wav2vec2",), "wav2vec2/parts", settings, RULES, _RENAMES, (), "wav2vec2.", ("lm_head",)),)

@@ -25,7 +25,7 @@ _TRAINING = (
 )  # fmt: skip
 _ELSEWHERE = (  # of audio classifiers, time stamps and generation; and two without effect
     "alignment_heads", "classifier_proj_size", "forced_decoder_ids", "is_decoder", "median_filter_width",
-    "num_hidden_layers", "num_mel_bins", "scale_embedding", "use_weighted_layer_sum",
+    "num_hidden_layers", "scale_embedding", "use_weighted_layer_sum",
 )  # fmt: skip
 
 
@@ -45,20 +45,12 @@ def settings(attributes: Attributes, names: Collection[str]) -> dict[str, Any]:
         "DECODER_MLP_DIM": attributes.get("decoder_ffn_dim", 1536),
         "NUM_EMBEDDINGS": attributes.get("vocab_size", 51865),
         "NUM_ENCODER_POSITIONS": attributes.get("max_source_positions", 1500),
+        "NUM_CHANNELS": attributes.get("num_mel_bins", 80),
         "NUM_DECODER_POSITIONS": attributes.get("max_target_positions", 448),
         "ACTIVATION": activation(attributes, "activation_function", "gelu"),
         "DROPOUT_RATE": attributes.get("dropout", 0.0),
         "ATTENTION_DROPOUT_RATE": attributes.get("attention_dropout", 0.0),
         "MLP_DROPOUT_RATE": attributes.get("activation_dropout", 0.0),
-    }
-
-
-def example(attributes: Attributes) -> dict[str, Any]:
-    """What the model may be called with."""
-    shape = (1, 2 * attributes.get("max_source_positions", 1500), attributes.get("num_mel_bins", 80))
-    tokens = np.ones((1, 2), np.int32)
-    return {"encoder_input_tokens": np.zeros(shape, np.float32), "decoder_input_tokens": tokens} | {
-        "decoder_target_tokens": tokens
     }
 
 
@@ -95,6 +87,4 @@ RULES = table(
 
 _UNUSED = (r"proj_out\.weight",)  # a copy of the token table
 
-FAMILIES = (
-    Family(("whisper",), "whisper/parts", settings, RULES, (), _UNUSED, "model.", ("proj_out",), example=example),
-)
+FAMILIES = (Family(("whisper",), "whisper/parts", settings, RULES, (), _UNUSED, "model.", ("proj_out",)),)
