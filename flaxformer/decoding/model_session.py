@@ -22,10 +22,10 @@ import jax.numpy as jnp
 from jaxtyping import Float, Int
 
 from flaxformer.components.attention.caches.store import BY_SLOT, observed
+from flaxformer.decoding.cache_rows import Stacked, check_rows, count_rows, pick_rows, repeat_rows, stacked_part
 from flaxformer.decoding.hidden_states import is_last_norm, last_hidden
 from flaxformer.decoding.prompts import ENCODER_TOKENS, Prompts
 from flaxformer.decoding.slots import rewound, widened
-from flaxformer.decoding.t5x_caches import cache_map, flat_batch_beam_expand, take_rows
 from flaxformer.decoding.weight_order import reading, turn_weights
 from flaxformer.step import Step
 from flaxformer.types import Array
@@ -44,7 +44,7 @@ class Memory(flax.struct.PyTreeNode):
       cache: the model's `cache` collection.
       step: the step to take next.
       hidden: `[R T D]`, the last hidden states of the tokens just read, where the session keeps them.
-      row_axis: the axis of cache leaves that counts rows: 1 where scanned layers are stacked in front (static).
+      stacked: where in the cache scanned layers are stacked in front of the rows (static).
       prompt: how many slots the prompt takes (static).
       branches: whether each of the cache's rows can branch (static).
       rewinds: whether tokens can be taken back (static).
@@ -54,7 +54,7 @@ class Memory(flax.struct.PyTreeNode):
     cache: Any
     step: Step
     hidden: Float[Array, "R T D"] | None = None
-    row_axis: int = flax.struct.field(pytree_node=False, default=0)
+    stacked: Stacked = flax.struct.field(pytree_node=False, default=None)
     prompt: int = flax.struct.field(pytree_node=False, default=0)
     branches: bool = flax.struct.field(pytree_node=False, default=False)
     rewinds: bool = flax.struct.field(pytree_node=False, default=True)
@@ -81,7 +81,7 @@ class Context(flax.struct.PyTreeNode):
 
         Weights of scanned layers are sliced anew at every step, which would cost more than it gives.
         """
-        params = turn_weights(self.variables["params"], rows, steps) if memory.row_axis == 0 else None
+        params = turn_weights(self.variables["params"], rows, steps) if memory.stacked is None else None
         return self if params is None else self.replace(variables={**self.variables, "params": params}, turned=True)
 
 
@@ -152,11 +152,11 @@ class ModelSession:
             logits, changed = self._call(context, {}, prompts.tokens, step, mutable, **flags)
         if "cross_cache" in changed:
             context = context.replace(variables={**context.variables, "cross_cache": changed["cross_cache"]})
-        scanned: Any = self.model.apply(context.variables, method=_scans_layers)
-        row_axis, (rows, length) = 1 if scanned else 0, prompts.tokens.shape
-        _check_rows(changed["cache"], row_axis, rows)
+        stacked: Any = self.model.apply(context.variables, method=stacked_part)
+        rows, length = prompts.tokens.shape
+        check_rows(changed["cache"], rows, stacked)
         branches, rewinds = (can(changed["cache"], caches) for can in (_can_branch, _can_rewind))
-        memory = Memory(changed["cache"], step, self._hidden(changed), row_axis, length, branches, rewinds)
+        memory = Memory(changed["cache"], step, self._hidden(changed), stacked, length, branches, rewinds)
         return logits, context, memory
 
     def unread(self, memory: Memory, prompts: Prompts, cache_length: int) -> Memory | None:
@@ -216,7 +216,7 @@ class ModelSession:
             return memory
         if branching and memory.branches and width <= WIDEST:
             return _branched(memory, width)
-        cache = cache_map(lambda x: flat_batch_beam_expand(x, width, memory.row_axis), memory.cache)
+        cache = repeat_rows(memory.cache, width, memory.stacked)
         step = jax.tree.map(lambda x: jnp.repeat(x, width, axis=0) if x.ndim and x.shape[0] > 1 else x, memory.step)
         return memory.replace(cache=cache, step=step, branches=False)
 
@@ -225,7 +225,7 @@ class ModelSession:
         if memory.width > 1:
             parents = rows.reshape(-1, memory.width) % memory.width
             return memory.replace(step=memory.step.follow(parents))
-        return memory.replace(cache=cache_map(lambda x: take_rows(x, rows, memory.row_axis), memory.cache))
+        return memory.replace(cache=pick_rows(memory.cache, rows, memory.stacked))
 
     def longest_sequences(self, variables: Mapping[str, Any]) -> dict[str, int]:
         """How many positions the tables of the stacks have: `{"encoder": P, "decoder": P}`, where there is a table."""
@@ -273,7 +273,7 @@ def _branched(memory: Memory, width: int) -> Memory:
         return jnp.pad(leaf, [(0, 0)] * (leaf.ndim - 1) + [(0, length - leaf.shape[-1])])
 
     cache = jax.tree.map(grow, memory.cache)
-    rows = jax.tree.leaves(cache)[0].shape[memory.row_axis]
+    rows = count_rows(cache, memory.stacked)
     return memory.replace(cache=cache, step=memory.step.branch(rows, width, length), width=width)
 
 
@@ -322,20 +322,3 @@ def _fixed_positions(module: Any) -> dict[str, int]:
     embedders = {name: getattr(stack, "embedder", None) for name, stack in stacks.items()}
     tables: dict[str, Any] = {name: getattr(x, "embedders", {}).get("position_ids") for name, x in embedders.items()}
     return {name: table.max_length for name, table in tables.items() if hasattr(table, "max_length")}
-
-
-def _scans_layers(module: nn.Module) -> bool:
-    """Whether the decoder's layers are scanned, by the model's word or its decoder's."""
-    return any(getattr(part, "scan_layers", False) for part in (module, getattr(module, "decoder", None)))
-
-
-def _check_rows(cache: Any, row_axis: int, rows: int) -> None:
-    def check(leaf: Array) -> None:
-        if leaf.ndim <= row_axis or leaf.shape[row_axis] != rows:
-            raise ValueError(
-                f"the model made a cache array of shape {leaf.shape}; expected {rows} rows on axis {row_axis}, one per "
-                "prompt. If its layers are scanned, give it a field scan_layers=True; arrays without rows have to be "
-                "named cache_index, cached_bias or position_embedder_index."
-            )
-
-    cache_map(check, cache)

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from flaxformer.decoding.cache_rows import count_rows, pick_rows, repeat_rows
 from flaxformer.decoding.limits import check_ids, check_lengths, known_ids
 from flaxformer.decoding.model_session import Context, Memory, ModelSession
 from flaxformer.decoding.prompts import (
@@ -32,7 +33,6 @@ from flaxformer.decoding.prompts import (
     readable,
 )
 from flaxformer.decoding.static import Static
-from flaxformer.decoding.t5x_caches import cache_map, flat_batch_beam_expand, take_rows
 from flaxformer.types import Array
 
 
@@ -62,7 +62,7 @@ class Prefix(flax.struct.PyTreeNode):
         if self.rows == 1:
             return self
         memory, pick = self.memory, lambda x: x[items] if x.ndim and x.shape[0] > 1 else x
-        cache = cache_map(lambda x: take_rows(x, jnp.asarray(items), memory.row_axis), memory.cache)
+        cache = pick_rows(memory.cache, jnp.asarray(items), memory.stacked)
         step, hidden, prompts = jax.tree.map(pick, (memory.step, memory.hidden, self.prompts))
         return Prefix(memory.replace(cache=cache, step=step, hidden=hidden), prompts)
 
@@ -207,10 +207,9 @@ def _joined(before: Array, after: Array, rows: int) -> Array:
 
 def _with_rows(memory: Memory, rows: int) -> Memory:
     """The memory with that many rows, of one or as many."""
-    found = jax.tree.leaves(memory.cache)[0].shape[memory.row_axis]
-    if found == rows:
+    if count_rows(memory.cache, memory.stacked) == rows:
         return memory
-    return memory.replace(cache=cache_map(lambda x: flat_batch_beam_expand(x, rows, memory.row_axis), memory.cache))
+    return memory.replace(cache=repeat_rows(memory.cache, rows, memory.stacked))
 
 
 def _with_slots(memory: Memory, slots: int) -> Memory:

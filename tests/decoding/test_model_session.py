@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flaxformer.components.convolution import Depthwise1dConv
 from flaxformer.decoding import BeamSearch, Greedy, generate
 from flaxformer.decoding.model_session import Memory, ModelSession
 from flaxformer.decoding.prompts import make_prompts
 from flaxformer.step import Step
+from tests.contracts import models
 from tests.golden import build
 
 EOS, STEPS = 1, 5
@@ -80,12 +82,14 @@ def test_the_rows_of_one_item_share_its_encoder_keys_and_values(name):
         return session.prefill(context, make_prompts({}, 2, 0), 4)[1:]
 
     context, memory = start(variables)
+    row_axis = 0 if memory.stacked is None else 1
+    assert memory.stacked == (("decoder", "decoder") if name == "encdec_scan" else None)
     assert context.encoded.shape[0] == 2
     for leaf in jax.tree.leaves(context.variables["cross_cache"]):
-        assert leaf.shape[memory.row_axis] == 2
+        assert leaf.shape[row_axis] == 2
     wide = session.expand(memory, 3)
     for leaf, wider in zip(jax.tree.leaves(memory.cache), jax.tree.leaves(wide.cache), strict=True):
-        np.testing.assert_array_equal(wider, np.repeat(leaf, 3, axis=memory.row_axis))
+        np.testing.assert_array_equal(wider, np.repeat(leaf, 3, axis=row_axis))
     step = jax.jit(session.step)
     logits, _ = step(context, wide, jnp.array([2, 3, 4, 2, 3, 4]))
     for beam in range(3):
@@ -97,10 +101,30 @@ def test_reordering_moves_rows_of_the_cache_only():
     module, _ = model_of("encdec_scan")
     session = ModelSession(module)
     step = Step.start(jnp.ones((1, 1), bool), 4)
-    cache = {"layer": {"cached_key": jnp.arange(12.0).reshape(2, 3, 2), "cache_index": jnp.arange(3)}}
-    moved = session.reorder(Memory(cache, step, row_axis=1), jnp.array([2, 0, 0]))
+    cache = {
+        "layer": {"cached_key": jnp.arange(12.0).reshape(2, 3, 2), "cache_index": jnp.arange(3)},
+        "norm": {"cached_x_0": jnp.arange(3.0)},
+    }
+    moved = session.reorder(Memory(cache, step, stacked=("layer",)), jnp.array([2, 0, 0]))
     np.testing.assert_array_equal(moved.cache["layer"]["cached_key"], cache["layer"]["cached_key"][:, [2, 0, 0]])
     np.testing.assert_array_equal(moved.cache["layer"]["cache_index"], [0, 1, 2])
+    np.testing.assert_array_equal(moved.cache["norm"]["cached_x_0"], [2, 0, 0])
+
+
+def test_a_convolving_norm_behind_scanned_layers_decodes():
+    """Its cache has rows in front, those of the layers have them behind the axis of layers."""
+    convolution = functools.partial(Depthwise1dConv, axis_names=["embed"])
+    model = models.decoder_only(scan=True, layers=1, norm=convolution)
+    params = jax.jit(model.init)(jax.random.key(0), PROMPTS, PROMPTS)["params"]
+    moved = {"params": jax.tree.map(lambda x: x + 0.3 * jax.random.normal(jax.random.key(x.size), x.shape), params)}
+    prompts = np.array([[3, 5], [2, 4]])
+    found = generate(model, moved, prompts, strategy=BeamSearch(2, alpha=0.0), max_new_tokens=3, eos_id=EOS)
+    read = np.concatenate([np.repeat(np.pad(prompts, [(0, 0), (1, 0)]), 2, axis=0), found.tokens.reshape(4, 3)], axis=1)
+    logits = model.apply(moved, read, decoder_valid=np.ones_like(read), enable_dropout=False)
+    behind = jax.nn.log_softmax(logits)[:, 2:-1]
+    token_scores = jnp.take_along_axis(behind, read[:, 3:, None], axis=-1)[..., 0].reshape(2, 2, 3)
+    expected = (token_scores * (np.arange(3) < found.lengths[..., None])).sum(-1)
+    np.testing.assert_allclose(found.scores, expected, atol=2e-5)
 
 
 def test_a_prefix_language_model_reads_its_prompt_in_both_directions():
