@@ -121,6 +121,11 @@ FILES: Mapping[str, str] = {
 
 NO_FILE: Mapping[str, No] = {
     "flaxformer/t5x/configs": No("this version ships no such family: keep a copy of the old file, and migrate it too"),
+    "flaxformer/t5x/configs/longt5": No(
+        "LongT5 is made of other parts here: include longt5/base.gin (or large, xl; sizes are macros) and leave out "
+        "what is bound of longt5_architecture, long_attention and relative_position_biases_general. Parameters have "
+        "the same names, but for encoder/side_relpos_bias/rel_embedding, here encoder/relpos_bias/global_embedding"
+    ),
     "t5x/configs/runs/eval.gin": NO_COUNTERPART["t5x.eval"],
     "t5x/configs/runs/infer.gin": NO_COUNTERPART["t5x.infer"],
     "t5x/configs": No("T5X's file has no counterpart here"),

@@ -246,7 +246,7 @@ def test_what_stays_seqios_is_advised_not_listed():
     ("path", "reason"),
     [
         ("flaxformer/t5x/configs/moe/models/switch_base.gin", "ships no such family"),
-        ("google_research/flaxformer/t5x/configs/longt5/models/longt5_1_1_base.gin", "ships no such family"),
+        ("google_research/flaxformer/t5x/configs/longt5/models/longt5_1_1_base.gin", "include longt5/base.gin"),
         ("t5x/examples/t5/t5_1_1/small.gin", "its model is not flaxformer's"),
         ("t5x/configs/runs/eval.gin", "evaluate in Python"),
         ("t5x/configs/runs/export.gin", "T5X's file has no counterpart"),
@@ -257,6 +257,14 @@ def test_includes_without_a_counterpart_are_listed(path, reason):
     assert migrated.text.endswith(f"\n\n# include '{path}'\nA = 1\n")
     assert [(note.line, note.what) for note in migrated.notes] == [(1, repr(path))]
     assert reason in migrated.notes[0].why
+
+
+def test_where_longt5_keeps_its_biases_is_what_the_note_says():
+    (note,) = new("include 'flaxformer/t5x/configs/longt5/models/longt5_1_1_transient_global_base.gin'\n").notes
+    choices = ["ENCODER_ATTENTION = %TRANSIENT_GLOBAL", "ENCODER_BIASES = @transient_global.TokenAndGlobalBiases"]
+    ours = {parameter.name for parameter in configs.explain("longt5/tiny", choices, length=8).parameters}
+    (name,) = {name for name in ours if "global" in name}
+    assert note.why.endswith(f"encoder/side_relpos_bias/rel_embedding, here {name}")
 
 
 def test_a_users_own_include_stays():
