@@ -113,6 +113,7 @@ class DraftModel(Draft):
                 f"the draft model is {kinds[self.session.has_encoder]} and the model {kinds[has_encoder]}; expected "
                 "two of a kind, for they read the same inputs."
             )
+        self.session.vocabulary_sizes(self.variables)  # refuses variables without parameters
 
     def begin(
         self, inputs: Mapping[str, Array], prompts: Prompts, request: Request, cache_length: int, width: int

@@ -229,17 +229,18 @@ class ModelSession:
 
     def longest_sequences(self, variables: Mapping[str, Any]) -> dict[str, int]:
         """How many positions the tables of the stacks have: `{"encoder": P, "decoder": P}`, where there is a table."""
+        params = _params(variables)
         found: Any = self.model.apply(variables, method=_fixed_positions)
-        for stack, rows in _table_rows(variables, _POSITION_TABLE):
+        for stack, rows in _table_rows(params, _POSITION_TABLE):
             found[stack] = min(found.get(stack, rows), rows)
         return found
 
     def vocabulary_sizes(self, variables: Mapping[str, Any]) -> dict[str, int]:
         """How many ids the token tables of the stacks know: `{"encoder": V, "decoder": V}`, where there is a table."""
-        found: dict[str, int] = {}
-        for stack, rows in _table_rows(variables, "token_embedder", _TOKEN_TABLE):
+        found, params = {}, _params(variables)
+        for stack, rows in _table_rows(params, "token_embedder", _TOKEN_TABLE):
             found[stack] = min(found.get(stack, rows), rows)
-        shared = variables["params"].get("token_embedder", {}).get(_TOKEN_TABLE)
+        shared = params.get("token_embedder", {}).get(_TOKEN_TABLE)
         return found if shared is None else dict.fromkeys(("encoder", "decoder"), shared.shape[0])
 
     def _call(
@@ -308,9 +309,23 @@ def _held_in_place(context: Context, tokens: Int[Array, " R"]) -> tuple[Context,
     return context.replace(variables={**context.variables, "cross_cache": held}), tokens
 
 
-def _table_rows(variables: Mapping[str, Any], *tail: str) -> Iterator[tuple[str, int]]:
+def _params(variables: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The parameters among variables.
+
+    Raises:
+      ValueError: when they are not there.
+    """
+    if "params" not in variables:
+        raise ValueError(
+            f"variables has the collections {sorted(variables)}; expected 'params' among them. "
+            "Pass what model.init returned, or {'params': params}."
+        )
+    return variables["params"]
+
+
+def _table_rows(params: Mapping[str, Any], *tail: str) -> Iterator[tuple[str, int]]:
     """The stack and the number of rows of every parameter whose path ends in `tail`."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(variables["params"]):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         names = [str(getattr(key, "key", key)) for key in path]
         if tuple(names[-len(tail) :]) == tail:
             yield "encoder" if "encoder" in names else "decoder", leaf.shape[0]

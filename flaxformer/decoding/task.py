@@ -85,11 +85,6 @@ def prepare(
     session = ModelSession(model)
     constraints = tuple(constraints)
     _check_kinds(strategy, constraints, draft, session)
-    if "params" not in variables:
-        raise ValueError(
-            f"variables has the collections {sorted(variables)}; expected 'params' among them. "
-            "Pass what model.init returned, or {'params': params}."
-        )
     if not isinstance(max_new_tokens, (int, np.integer)) or max_new_tokens < 1:
         raise ValueError(f"max_new_tokens is {max_new_tokens!r}; expected an integer of at least 1.")
     if bos_id is None and session.has_encoder:

@@ -160,5 +160,7 @@ def test_what_cannot_be_continued_is_refused(full):
         generate(*full, AFTER, strategy=Greedy(), bos_id=17, **OPTIONS)
     with pytest.raises(ValueError, match="would read 65 positions"):
         prefill(*tiny(), np.ones((1, 64), int))
+    with pytest.raises(ValueError, match=r"variables has the collections \['decoder'\]; expected 'params' among them"):
+        prefill(full[0], full[1]["params"], SHARED)
     with pytest.raises(ValueError, match="prefill got the encoder-decoder EncoderDecoder"):
         prefill(models.encoder_decoder(), full[1], SHARED)

@@ -56,6 +56,8 @@ def test_what_cannot_be_scored_is_refused():
         score(*model_of("encdec_v11"), SOURCE, np.ones((2, 2), int), bos_id=None)
     with pytest.raises(ValueError, match=r"would read 65 positions \(4 of the prompt and its start, 61 of the tokens"):
         score(model, variables, PROMPTS, np.ones((2, 62), int))
+    with pytest.raises(ValueError, match=r"variables has the collections \[\]; expected 'params' among them"):
+        score(model, {}, PROMPTS, np.ones((2, 2), int))
     model, variables = model_of("encdec_v11")
     with pytest.raises(ValueError, match="'targets' holds ids from 3 to 99; expected 0 to"):
         score(model, variables, SOURCE, np.array([[3, 99], [4, 5]]))

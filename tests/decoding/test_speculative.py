@@ -56,6 +56,7 @@ def test_contrastive_search_reads_the_hidden_states_of_real_models():
             {"draft": DraftModel(*tiny(0, vocabulary=7), 2)},
             "vocabulary has 7 tokens and the model's 11; expected the same",
         ),
+        ({"draft": DraftModel(tiny()[0], {}, 2)}, r"variables has the collections \[\]; expected 'params' among them"),
         ({"draft": "encdec_v11"}, "draft model is an encoder-decoder and the model decoder-only; expected"),
         (
             {"max_new_tokens": 58},
