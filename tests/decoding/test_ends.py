@@ -57,6 +57,18 @@ def test_a_beam_of_full_width_is_exhaustive_search(rule):
     assert ours == pytest.approx({tokens: scores[tokens] for tokens in ours}, rel=1e-4)
 
 
+@pytest.mark.parametrize("vocabulary", [1, 3])
+def test_where_every_token_ends_a_sequence_results_have_one_token(vocabulary):
+    variables, prompt = random_table(0, vocabulary), [0, 0]
+    scores = {(token,): token_log_probs(variables, prompt, (token,)).sum() for token in range(vocabulary)}
+    best = sorted(scores, key=scores.get, reverse=True)
+    for strategy in (BeamSearch(4, alpha=0.0), DiverseBeamSearch(4, 2, rule=LengthPenalty(0.0)), Greedy()):
+        found = decode(variables, jnp.array([prompt]), strategy, 2, eos=tuple(range(vocabulary)))
+        ours = [tokens for _, tokens, _ in results(found)]
+        assert ours[0] == best[0] and (ours == best or not isinstance(strategy, BeamSearch))
+        np.testing.assert_array_equal(found.lengths[0], [1] * len(ours) + [0] * (found.lengths.shape[1] - len(ours)))
+
+
 @pytest.mark.parametrize("strategy", [BeamSearch(3), DiverseBeamSearch(4, 2), Greedy()])
 def test_constraints_know_all_ends(strategy):
     for seed in range(4):

@@ -117,13 +117,6 @@ class BeamSearch(Strategy):
             )
         self.rules.check()
 
-    def check_vocabulary(self, vocabulary: int) -> None:
-        if vocabulary < 2:
-            raise ValueError(
-                f"the model's vocabulary has size {vocabulary}; expected at least 2, for beam search compares twice as "
-                "many continuations as it has beams. Is the model's output layer set up?"
-            )
-
     def init(self, request: Request, prompts: Prompts, rng: PRNGKey) -> BeamState:
         del rng
         return self.start(request, prompts.lengths)
@@ -157,12 +150,15 @@ class BeamSearch(Strategy):
         if constrain is not None:
             logits = constrain(jax.nn.log_softmax(logits))
         logits = logits.reshape(*state.live_scores.shape, -1)  # [B K V]
-        count = self.candidates(state.request)
+        count = self.candidates(state.request, logits.shape[-1])
         return self.extend(*best_continuations(logits, state.live_scores, count, constrain is not None), state)
 
-    def candidates(self, request: Request) -> int:
-        """C: so many that K remain if all others end. One beam follows its best continuation, as greedy search does."""
-        return (1 + len(request.eos_ids)) * self.num_beams if self.num_beams > 1 else 1
+    def candidates(self, request: Request, vocabulary: int) -> int:
+        """C: so many that K remain if all others end, or all that there are, where every token ends a sequence.
+
+        One beam follows its best continuation, as greedy search does.
+        """
+        return min(1 + len(request.eos_ids), vocabulary) * self.num_beams if self.num_beams > 1 else 1
 
     def extend(
         self,

@@ -50,12 +50,14 @@ class BrevityPenalty(BeamRule):
     """T5X's rule: log-probability over `((5 + length) / 6) ** alpha`, the length counting prompt, new tokens and EOS.
 
     Only EOS finishes a hypothesis. An item is over when its best live hypothesis cannot beat the worst finished one
-    even with the penalty of the greatest length.
+    even with the most favourable penalty: that of the greatest length, or of the next one if `alpha` is negative.
 
     Attributes:
-      alpha: 0 compares plain log-probabilities. Changing it compiles nothing new.
+      alpha: above 0 favours long results, below 0 short ones; 0 compares plain log-probabilities. Changing it compiles
+        nothing new.
 
-    Source: Wu et al., "Google's Neural Machine Translation System" (2016), section 7.
+    Source: Wu et al., "Google's Neural Machine Translation System" (2016), section 7. T5X always takes the greatest
+    length, and so gives up hypotheses that would win under a negative `alpha`.
     """
 
     alpha: float = 0.6
@@ -68,7 +70,8 @@ class BrevityPenalty(BeamRule):
 
     def closed(self, state: Any) -> Bool[Array, " B"]:
         worst = jnp.where(state.filled, jnp.min(state.scores, axis=1, keepdims=True), NEG_INF)  # [B K]
-        best = state.live_scores[:, -1:] / brevity_penalty(self.alpha, state.longest)[:, None]  # [B 1]
+        length = jnp.where(jnp.asarray(self.alpha) < 0, state.step + 1 + state.prompt_lengths, state.longest)
+        best = state.live_scores[:, -1:] / brevity_penalty(self.alpha, length)[:, None]  # [B 1]
         return jnp.all(worst > best, axis=1)
 
 

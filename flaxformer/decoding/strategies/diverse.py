@@ -73,9 +73,6 @@ class DiverseBeamSearch(Strategy):
             raise ValueError(f"diversity is {self.diversity}; expected at least 0, the cost of a repeated token.")
         BeamSearch(self.num_beams, num_return=self.num_return, rule=self.rule).check(batch)
 
-    def check_vocabulary(self, vocabulary: int) -> None:
-        self._group.check_vocabulary(vocabulary)
-
     def init(self, request: Request, prompts: Prompts, rng: PRNGKey) -> DiverseState:
         return DiverseState(tuple(self._group.init(request, prompts, rng) for _ in range(self.num_groups)))
 
@@ -94,7 +91,7 @@ class DiverseBeamSearch(Strategy):
             if constrain is not None:  # rows of other groups too, for constraints know them all
                 x = constrain(x.reshape(-1, vocabulary)).reshape(x.shape)
             x = x[:, index]
-            count = self._group.candidates(group.request)
+            count = self._group.candidates(group.request, vocabulary)
             chosen = best_continuations(x, group.live_scores, count, normalized=True)
             tokens, continued, group = self._group.extend(*chosen, group)
             tokens = tokens.reshape(batch, size)
