@@ -63,6 +63,9 @@ class GuidedSession:
     def unread(self, memory: Memory, prompts: Prompts, cache_length: int) -> Memory | None:
         return self.session.unread(memory, prompts, cache_length)
 
+    def in_loop(self, context: Context, memory: Memory, rows: int, steps: int) -> Context:
+        return self.session.in_loop(context, memory, rows, steps)
+
     def step(self, context: Context, memory: Memory, tokens: Int[Array, " R"]) -> tuple[Float[Array, "R V"], Memory]:
         logits, memory = self.session.step(context, memory, _twice(tokens))
         return self._merged(logits), _own(memory)

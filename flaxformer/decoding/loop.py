@@ -129,7 +129,7 @@ def run(loop: Any, running: Any, steps: int | None = None) -> Any:
     """Takes steps until the loop is done, or at most `steps` of them. The loop's context stays outside of the carry."""
     context = running.context
     ahead = loop.request.max_new_tokens if steps is None else steps
-    inside = context.turn(running.memory, loop.rows(running), ahead)
+    inside = loop.session.in_loop(context, running.memory, loop.rows(running), ahead)
 
     def go_on(carry: Any) -> Bool[Array, ""]:
         taken, running = carry

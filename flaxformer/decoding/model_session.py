@@ -76,14 +76,6 @@ class Context(flax.struct.PyTreeNode):
     encoder_input_tokens: Int[Array, "B S"] | None = None
     turned: bool = flax.struct.field(pytree_node=False, default=False)
 
-    def turn(self, memory: Memory, rows: int, steps: int) -> Context:
-        """The same for a loop of `steps` that read `rows` each, its weights in the order in which they are read fast.
-
-        Weights of scanned layers are sliced anew at every step, which would cost more than it gives.
-        """
-        params = turn_weights(self.variables["params"], rows, steps) if memory.stacked is None else None
-        return self if params is None else self.replace(variables={**self.variables, "params": params}, turned=True)
-
 
 @dataclasses.dataclass(frozen=True)
 class ModelSession:
@@ -176,6 +168,16 @@ class ModelSession:
         """Reads tokens by a step; returns the logits behind each, and a memory that keeps this step."""
         logits, changed = self._call(context, {"cache": memory.cache}, tokens, step, ["cache"])
         return logits, memory.replace(cache=changed["cache"], step=step, hidden=self._hidden(changed))
+
+    def in_loop(self, context: Context, memory: Memory, rows: int, steps: int) -> Context:
+        """The same for a loop of `steps` that read `rows` each: its weights in the order in which they are read fast.
+
+        Weights of scanned layers are sliced anew at every step, which would cost more than it gives.
+        """
+        params = turn_weights(context.variables["params"], rows, steps) if memory.stacked is None else None
+        if params is None:
+            return context
+        return context.replace(variables={**context.variables, "params": params}, turned=True)
 
     def step(self, context: Context, memory: Memory, tokens: Int[Array, " R"]) -> tuple[Float[Array, "R V"], Memory]:
         """Reads one token per row; returns the logits of the next."""

@@ -123,7 +123,7 @@ def beam_search(
       tokens_to_logits: one step of the model, from a `DecodingState` to logits `[R V]` and the new cache.
       eos_id: the token that ends a hypothesis.
       num_decodes: beams per item.
-      alpha: exponent of the brevity penalty. T5X ends a search too early under a negative one; this does not.
+      alpha: exponent of the brevity penalty.
       max_decode_len: tokens of a result; None takes the length of `inputs`.
       max_decode_step: stop after that many steps, if positive.
       min_log_prob: stop once all live hypotheses are below.

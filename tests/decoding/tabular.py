@@ -46,6 +46,9 @@ class TableSession:
     def unread(self, memory, prompts, cache_length):
         return None
 
+    def in_loop(self, variables, memory, rows, steps):
+        return variables
+
     def step(self, variables, memory, tokens):
         before = memory.before[:, -1]
         memory = Memory(tokens[:, None], self._states(variables, tokens[:, None]))

@@ -50,14 +50,13 @@ class BrevityPenalty(BeamRule):
     """T5X's rule: log-probability over `((5 + length) / 6) ** alpha`, the length counting prompt, new tokens and EOS.
 
     Only EOS finishes a hypothesis. An item is over when its best live hypothesis cannot beat the worst finished one
-    even with the most favourable penalty: that of the greatest length, or of the next one if `alpha` is negative.
+    even with the penalty of the greatest length.
 
     Attributes:
       alpha: above 0 favours long results, below 0 short ones; 0 compares plain log-probabilities. Changing it compiles
-        nothing new.
+        nothing new. Below 0 the rule above, which is T5X's, ends searches that longer hypotheses might still win.
 
-    Source: Wu et al., "Google's Neural Machine Translation System" (2016), section 7. T5X always takes the greatest
-    length, and so gives up hypotheses that would win under a negative `alpha`.
+    Source: Wu et al., "Google's Neural Machine Translation System" (2016), section 7.
     """
 
     alpha: float = 0.6
@@ -70,8 +69,7 @@ class BrevityPenalty(BeamRule):
 
     def closed(self, state: Any) -> Bool[Array, " B"]:
         worst = jnp.where(state.filled, jnp.min(state.scores, axis=1, keepdims=True), NEG_INF)  # [B K]
-        length = jnp.where(jnp.asarray(self.alpha) < 0, state.step + 1 + state.prompt_lengths, state.longest)
-        best = state.live_scores[:, -1:] / brevity_penalty(self.alpha, length)[:, None]  # [B 1]
+        best = state.live_scores[:, -1:] / brevity_penalty(self.alpha, state.longest)[:, None]  # [B 1]
         return jnp.all(worst > best, axis=1)
 
 

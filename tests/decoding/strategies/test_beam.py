@@ -31,19 +31,6 @@ def test_the_search_ends_when_nothing_can_catch_up():
     np.testing.assert_array_equal(found.lengths[0], [1, 2])
 
 
-def test_a_negative_alpha_gives_no_hypothesis_up_that_may_win():
-    """The best that a live one can reach is at the next length, and not, as with others, at the greatest."""
-    table = np.log(np.full((1, 4, 4), 1e-9, np.float32))
-    for token, following in {0: {1: 0.05, 2: 0.9}, 2: {1: 0.05, 3: 0.95}, 3: {1: 0.99}}.items():
-        for other, probability in following.items():
-            table[0, token, other] = np.log(probability)
-    found, updates = run(BeamSearch(num_beams=2, alpha=-3.0), table, steps=20)
-    np.testing.assert_array_equal(found.tokens[0, :, :4], [[2, 3, 1, 0], [1, 0, 0, 0]])
-    first, second = np.log(0.9 / 0.95 * 0.95) * (8 / 6) ** 3, np.log(0.05 / 0.95)  # rows of the table sum to one
-    np.testing.assert_allclose(found.scores[0], [first, second], rtol=1e-3)
-    assert updates < 6
-
-
 def test_hypotheses_that_never_started_are_not_returned():
     table = np.zeros((1, 2, 2), np.float32)  # fewer continuations than beams
     table[:, :, 1] = 9.0
