@@ -1,11 +1,13 @@
 """Tests run on the CPU, seen as eight devices so that sharding is real."""
 
+import gc
 import os
 import pathlib
 import subprocess
 import sys
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # there is none, and making its keys takes time
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
 
@@ -36,6 +38,7 @@ if "xla_backend_optimization_level" not in os.environ["XLA_FLAGS"]:  # workers f
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+gc.set_threshold(100_000, 20, 100)  # traced programs are many objects and little garbage
 MOST_MAPPINGS = 20_000  # of memory per process; Linux allows 65,530, and each compiled program takes a few
 
 

@@ -73,7 +73,7 @@ PUBLISHED = {  # how many parameters, those of the heads included
 
 
 # Operation by operation these train in a second or two each, since what the first one compiles serves the others.
-ALIKE = "bloom falcon gemma gpt2 llama mistral opt phi qwen2".split()
+ALIKE = "gemma gpt2 llama opt".split()
 
 
 @pytest.fixture
@@ -183,7 +183,7 @@ def is_plain(value, configuration):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (PUBLISHED[name][1] > 10**9)) for name in PUBLISHED]
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (PUBLISHED[name][1] > 15 * 10**7)) for name in PUBLISHED]
 )
 def test_a_page_has_as_many_parameters_as_published(gallery, page, name):
     size, parameters = PUBLISHED[name]
