@@ -271,10 +271,11 @@ def _from_value(name: str, value: Any, exact: str) -> Any:
 
 
 def _initialised(module: Any, *arguments: Any, **options: Any) -> Any:
-    """The parameters of a module, without running more of it than they need."""
+    """The parameters of a module, without running more of it than they need. One array given twice stays one."""
+    places = [next(i for i, other in enumerate(arguments) if other is each) for each in arguments]
 
     def make(*arguments: Any) -> Any:
-        made = module.init(jax.random.key(0), *arguments, **_quiet(module), **options)
+        made = module.init(jax.random.key(0), *(arguments[i] for i in places), **_quiet(module), **options)
         return {"params": made.get("params", {})}
 
     return jax.jit(make)(*arguments)

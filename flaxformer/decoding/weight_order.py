@@ -7,7 +7,7 @@ of several steps therefore turns its matrices once, before it starts; what it co
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -39,7 +39,7 @@ def turn_weights(params: Any, rows: int, steps: int) -> Any | None:
     kernels = [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params) if _is_kernel(path, leaf)]
     if not kernels or 4 * sum(leaf.size for leaf in kernels) > MOST_BYTES:
         return None
-    return jax.lax.optimization_barrier(_transposed(params))
+    return _transposed(params, jax.lax.optimization_barrier)  # one each: what the loop does not read is not turned
 
 
 @contextlib.contextmanager
@@ -49,8 +49,8 @@ def reading(params: Any, turned: bool) -> Iterator[Any]:
         yield _transposed(params) if turned else params
 
 
-def _transposed(params: Any) -> Any:
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: leaf.T if _is_kernel(path, leaf) else leaf, params)
+def _transposed(params: Any, held: Callable[[Array], Array] = lambda x: x) -> Any:
+    return jax.tree_util.tree_map_with_path(lambda path, x: held(x.T) if _is_kernel(path, x) else x, params)
 
 
 def _is_kernel(path: Any, leaf: Array) -> bool:
