@@ -6,9 +6,11 @@ attention weights gain it in front. `stack_layer_params` and `unstack_layer_para
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import enum
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -17,6 +19,7 @@ import jax.numpy as jnp
 from flax.linen import partitioning
 
 from flaxformer.components.calling import accepts
+from flaxformer.components.products import turn_matrices, weights_are_first
 from flaxformer.types import Array
 
 
@@ -90,6 +93,22 @@ def run_layer(
     return body(layer, x, tuple(args), dict(arrays))
 
 
+_LAYERS_FIRST: contextvars.ContextVar[bool] = contextvars.ContextVar("layers_first", default=False)
+
+
+@contextlib.contextmanager
+def layers_first(chosen: bool = True) -> Iterator[None]:
+    """While a model is traced, `scan_layer` takes parameters whose first axis is that of the layers.
+
+    Where weights come first too (`flaxformer.components.products.weights_first`), their matrices lie by output.
+    """
+    token = _LAYERS_FIRST.set(chosen)
+    try:
+        yield
+    finally:
+        _LAYERS_FIRST.reset(token)
+
+
 def scan_layer(
     layer: nn.Module,
     x: Array,
@@ -111,6 +130,10 @@ def scan_layer(
 
     if layer_remat is not LayerRemat.NONE:
         body = nn.remat(body, prevent_cse=False, policy=_policy(layer_remat))
+    if _LAYERS_FIRST.get():
+        axis = 0
+        if weights_are_first():
+            body = nn.map_variables(body, "params", turn_matrices)
     scanned = partitioning.scan_with_axes(
         body,
         variable_axes={"params": axis, "cache": 0, "cross_cache": 0, "attention": 0, "intermediates": 2},

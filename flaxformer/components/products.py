@@ -4,6 +4,7 @@ import contextlib
 import contextvars
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,9 +30,24 @@ def weights_first(chosen: bool = True) -> Iterator[None]:
         _WEIGHTS_FIRST.reset(token)
 
 
+def weights_are_first() -> bool:
+    """Whether a model is being traced that way."""
+    return _WEIGHTS_FIRST.get()
+
+
+def is_matrix(path: Any, leaf: Array, stacked: bool = False) -> bool:
+    """Whether a parameter is one of those that are brought into that order: a float32 matrix `kernel`, or a stack."""
+    return getattr(path[-1], "key", None) == "kernel" and leaf.ndim == 2 + stacked and leaf.dtype == jnp.float32
+
+
+def turn_matrices(params: Any) -> Any:
+    """`params` with its matrices transposed."""
+    return jax.tree_util.tree_map_with_path(lambda path, x: x.T if is_matrix(path, x) else x, params)
+
+
 def weights_come_first(*operands: Array) -> bool:
     """Whether a product of these is to be taken by `weights_times_rows`."""
-    return _WEIGHTS_FIRST.get() and all(x.dtype == jnp.float32 for x in operands)
+    return weights_are_first() and all(x.dtype == jnp.float32 for x in operands)
 
 
 def weights_times_rows(

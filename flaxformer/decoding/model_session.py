@@ -26,7 +26,7 @@ from flaxformer.decoding.cache_rows import Stacked, check_rows, count_rows, pick
 from flaxformer.decoding.hidden_states import is_last_norm, last_hidden
 from flaxformer.decoding.prompts import ENCODER_TOKENS, Prompts
 from flaxformer.decoding.slots import rewound, widened
-from flaxformer.decoding.weight_order import reading, turn_weights
+from flaxformer.decoding.weight_order import AS_STORED, Order, order_weights, reading, scanned_stack
 from flaxformer.step import Step
 from flaxformer.types import Array
 
@@ -68,13 +68,13 @@ class Context(flax.struct.PyTreeNode):
       variables: the model's variables, with `cross_cache` once there is one.
       encoded: `[B S D]`, or None without an encoder.
       encoder_input_tokens: `[B S]`, likewise.
-      turned: whether the matrices of 'params' lie by output; see `flaxformer.decoding.weight_order` (static).
+      order: how the arrays of 'params' lie (static).
     """
 
     variables: Any
     encoded: Float[Array, "B S D"] | None = None
     encoder_input_tokens: Int[Array, "B S"] | None = None
-    turned: bool = flax.struct.field(pytree_node=False, default=False)
+    order: Order = flax.struct.field(pytree_node=False, default=AS_STORED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,14 +170,10 @@ class ModelSession:
         return logits, memory.replace(cache=changed["cache"], step=step, hidden=self._hidden(changed))
 
     def in_loop(self, context: Context, memory: Memory, rows: int, steps: int) -> Context:
-        """The same for a loop of `steps` that read `rows` each: its weights in the order in which they are read fast.
-
-        Weights of scanned layers are sliced anew at every step, which would cost more than it gives.
-        """
-        params = turn_weights(context.variables["params"], rows, steps) if memory.stacked is None else None
-        if params is None:
-            return context
-        return context.replace(variables={**context.variables, "params": params}, turned=True)
+        """The same for a loop of `steps` that read `rows` each: weights in the order in which it reads them fast."""
+        stack: Any = self.model.apply(context.variables, method=scanned_stack)
+        params, order = order_weights(context.variables["params"], rows, steps, stack)
+        return context.replace(variables={**context.variables, "params": params}, order=order)
 
     def step(self, context: Context, memory: Memory, tokens: Int[Array, " R"]) -> tuple[Float[Array, "R V"], Memory]:
         """Reads one token per row; returns the logits of the next."""
@@ -257,7 +253,7 @@ class ModelSession:
         options: dict[str, Any] = {"step": step, "enable_dropout": False, "mutable": mutable, **flags}
         if self.hidden:
             options |= {"mutable": [*mutable, "intermediates"], "capture_intermediates": is_last_norm}
-        with reading(context.variables["params"], context.turned) as params:
+        with reading(context.variables["params"], context.order) as params:
             variables = {**context.variables, "params": params, **cache}
             if not self.has_encoder:
                 return self.model.apply(variables, tokens, None, **options)

@@ -1,19 +1,22 @@
 """In which order a loop's weights lie while it runs.
 
-On CPU, products of a few rows are fast where the weights lie by output (see `flaxformer.components.products`). A loop
-of several steps therefore turns its matrices once, before it starts; what it costs is one more copy of them.
+On CPU, products of a few rows are fast where the weights lie by output (see `flaxformer.components.products`), and a
+layer's weights are read out of a stack fast where the layers are its first axis. A loop of several steps therefore
+brings its weights into that order once, before it starts; what it costs is one more copy of them.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from flaxformer.components.products import weights_first
+from flaxformer.architectures.repeat import layers_first
+from flaxformer.components.products import is_matrix, weights_first
 from flaxformer.types import Array
 
 FEWEST_STEPS = 16
@@ -26,32 +29,81 @@ MOST_BYTES = 2**31
 """Up to which size a second copy is made."""
 
 
-def turn_weights(params: Any, rows: int, steps: int) -> Any | None:
-    """`params` with its float32 matrices `kernel` by output, `[N K]`; None where that does not pay.
+@dataclasses.dataclass(frozen=True)
+class Stack:
+    """Where the parameters of scanned layers are, and along which axis they are stacked."""
+
+    path: tuple[str, ...]
+    axis: int
+
+    def holds(self, path: Any) -> bool:
+        """Whether a parameter is one of them."""
+        return tuple(getattr(key, "key", key) for key in path[: len(self.path)]) == self.path
+
+
+@dataclasses.dataclass(frozen=True)
+class Order:
+    """How weights lie.
+
+    Attributes:
+      turned: whether matrices lie by output, `[N K]`.
+      stack: of layers that now are the first axis; None where there are none.
+    """
+
+    turned: bool = False
+    stack: Stack | None = None
+
+    def concerns(self, path: Any, leaf: Array) -> tuple[bool, bool]:
+        """Whether a parameter is part of the stack, and whether it is a matrix that is turned."""
+        stacked = self.stack is not None and self.stack.holds(path)
+        return stacked, self.turned and is_matrix(path, leaf, stacked)
+
+
+AS_STORED = Order()
+
+
+def order_weights(params: Any, rows: int, steps: int, stack: Stack | None = None) -> tuple[Any, Order]:
+    """`params` in the order in which a loop reads them fast; as they are where that does not pay.
 
     Args:
       params: of the model.
-      rows: how many the model reads at a step. One row needs no turned weights.
+      rows: how many the model reads at a step. One row needs no turned weights, and many do not.
       steps: how many are ahead.
+      stack: the layers that the model scans.
     """
-    if jax.default_backend() != "cpu" or not 1 < rows <= MOST_ROWS or steps < FEWEST_STEPS:
-        return None
-    kernels = [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params) if _is_kernel(path, leaf)]
-    if not kernels or 4 * sum(leaf.size for leaf in kernels) > MOST_BYTES:
-        return None
-    return _transposed(params, jax.lax.optimization_barrier)  # one each: what the loop does not read is not turned
+    order = Order(1 < rows <= MOST_ROWS, stack)
+    if jax.default_backend() != "cpu" or steps < FEWEST_STEPS:
+        return params, AS_STORED
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    size = sum(leaf.size * leaf.dtype.itemsize for path, leaf in leaves if any(order.concerns(path, leaf)))
+    if not 0 < size <= MOST_BYTES:
+        return params, AS_STORED
+
+    def ordered(path: Any, leaf: Array) -> Array:
+        stacked, turned = order.concerns(path, leaf)
+        if stacked and stack:
+            leaf = jnp.moveaxis(leaf, min(stack.axis, leaf.ndim - 1), 0)
+        leaf = leaf.mT if turned else leaf
+        return jax.lax.optimization_barrier(leaf) if stacked or turned else leaf  # what is not read is not copied
+
+    return jax.tree_util.tree_map_with_path(ordered, params), order
 
 
 @contextlib.contextmanager
-def reading(params: Any, turned: bool) -> Iterator[Any]:
+def reading(params: Any, order: Order) -> Iterator[Any]:
     """What the model is to be called with. The second transpose and that of the product cancel."""
-    with weights_first(turned):
-        yield _transposed(params) if turned else params
+
+    def as_stored(path: Any, leaf: Array) -> Array:
+        stacked, turned = order.concerns(path, leaf)
+        return leaf.T if turned and not stacked else leaf  # the scan takes care of its own
+
+    with weights_first(order.turned), layers_first(order.stack is not None):
+        yield jax.tree_util.tree_map_with_path(as_stored, params)
 
 
-def _transposed(params: Any, held: Callable[[Array], Array] = lambda x: x) -> Any:
-    return jax.tree_util.tree_map_with_path(lambda path, x: held(x.T) if _is_kernel(path, x) else x, params)
-
-
-def _is_kernel(path: Any, leaf: Array) -> bool:
-    return getattr(path[-1], "key", None) == "kernel" and leaf.ndim == 2 and leaf.dtype == jnp.float32
+def scanned_stack(module: Any) -> Stack | None:
+    """The layers that a bound model's decoder scans, if it does so by `flaxformer.architectures.repeat`."""
+    decoder: Any = getattr(module, "decoder", None)
+    if not getattr(decoder, "scan_layers", False) or getattr(decoder, "_scans_itself", True):
+        return None
+    return Stack(getattr(decoder, decoder._scan_name).path, decoder.scan_axis)

@@ -1,6 +1,5 @@
 """Loops on CPU turn their weights once, and write what they would have written."""
 
-import contextlib
 from typing import Any
 
 import jax
@@ -8,21 +7,39 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flaxformer.architectures.repeat import layers_first
 from flaxformer.decoding import BeamSearch, Greedy, PromptLookup, generate, weight_order
-from flaxformer.decoding.weight_order import reading, turn_weights
+from flaxformer.decoding.weight_order import AS_STORED, Order, Stack, order_weights, reading
 from tests.decoding.test_model_session import EOS, inputs_of, model_of
 from tests.decoding.test_model_session import PROMPTS as RAGGED
 
 STEPS = weight_order.FEWEST_STEPS
 DRAFT = PromptLookup(2)
 PARAMS = {"a": {"kernel": jnp.ones((3, 4)), "bias": jnp.ones(4)}, "b": {"kernel": jnp.ones((2, 3, 4))}}
+STACK = Stack(("b",), 1)
+
+
+def shapes(tree):
+    return jax.tree.map(jnp.shape, tree)
 
 
 def test_matrices_are_turned_and_read_as_they_were():
-    turned = turn_weights(PARAMS, rows=2, steps=STEPS)
-    assert jax.tree.map(jnp.shape, turned) == {"a": {"kernel": (4, 3), "bias": (4,)}, "b": {"kernel": (2, 3, 4)}}
-    with reading(turned, True) as params:
-        assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, PARAMS)
+    turned, order = order_weights(PARAMS, rows=2, steps=STEPS)
+    assert order == Order(turned=True)
+    assert shapes(turned) == {"a": {"kernel": (4, 3), "bias": (4,)}, "b": {"kernel": (2, 3, 4)}}
+    with reading(turned, order) as params:
+        assert shapes(params) == shapes(PARAMS)
+
+
+@pytest.mark.parametrize(
+    ("rows", "kernel", "stacked"), [(1, (3, 4), (3, 2, 4)), (2, (4, 3), (3, 4, 2)), (65, (3, 4), (3, 2, 4))]
+)
+def test_scanned_layers_come_first_and_are_left_so(rows, kernel, stacked):
+    moved, order = order_weights(PARAMS, rows, STEPS, STACK)
+    assert order == Order(turned=rows == 2, stack=STACK)
+    assert shapes(moved) == {"a": {"kernel": kernel, "bias": (4,)}, "b": {"kernel": stacked}}
+    with reading(moved, order) as params:
+        assert shapes(params) == {**shapes(PARAMS), "b": {"kernel": stacked}}
 
 
 @pytest.mark.parametrize(
@@ -30,26 +47,29 @@ def test_matrices_are_turned_and_read_as_they_were():
     [
         {"rows": 1},
         {"rows": weight_order.MOST_ROWS + 1},
-        {"steps": STEPS - 1},
+        {"steps": STEPS - 1, "stack": STACK},
         {"params": {"kernel": jnp.ones((3, 4), jnp.bfloat16)}},
         {"params": {"kernel": jax.ShapeDtypeStruct((2**16, 2**14), jnp.float32)}},
     ],
     ids=["one row", "many rows", "few steps", "bfloat16", "too large"],
 )
-def test_weights_stay_where_turning_does_not_pay(change):
-    assert turn_weights(**({"params": PARAMS, "rows": 2, "steps": STEPS} | change)) is None
+def test_weights_stay_where_another_order_does_not_pay(change):
+    params, order = order_weights(**(options := {"params": PARAMS, "rows": 2, "steps": STEPS} | change))
+    assert params is options["params"] and order == AS_STORED
 
 
 def test_other_platforms_keep_their_weights(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert turn_weights(PARAMS, rows=2, steps=STEPS) is None
+    assert order_weights(PARAMS, 2, STEPS, STACK) == (PARAMS, AS_STORED)
 
 
 @pytest.mark.parametrize(
     ("name", "strategy", "draft"),
     [
         ("declm_tied", Greedy(), DRAFT),
+        ("declm_scan", BeamSearch(num_beams=2), None),
         pytest.param("encdec_v11", BeamSearch(num_beams=2), None, marks=pytest.mark.slow),
+        pytest.param("encdec_scan", Greedy(), DRAFT, marks=pytest.mark.slow),
     ],
 )
 def test_results_are_those_of_weights_as_stored(name, strategy, draft, monkeypatch):
@@ -63,10 +83,10 @@ def test_results_are_those_of_weights_as_stored(name, strategy, draft, monkeypat
 
 
 @pytest.mark.parametrize("name", ["encdec_v11", "declm_tied", "encdec_scan", "declm_scan"])
-def test_scanned_layers_keep_their_weights(name, monkeypatch):
-    chosen = []
-    monkeypatch.setattr(weight_order, "weights_first", lambda turned: chosen.append(turned) or contextlib.nullcontext())
+def test_loops_of_models_read_weights_in_this_order(name, monkeypatch):
+    seen = []
+    monkeypatch.setattr(weight_order, "layers_first", lambda chosen: seen.append(chosen) or layers_first(chosen))
     options: dict[str, Any] = {"strategy": Greedy(), "eos_id": EOS, "max_new_tokens": STEPS + 1}
     asked: Any = (*model_of(name), inputs_of(name, RAGGED))
-    jax.eval_shape(lambda: generate(*asked, **options))
-    assert any(chosen) == ("scan" not in name)
+    assert "optimization_barrier" in str(jax.make_jaxpr(lambda: generate(*asked, **options))())
+    assert any(seen) == ("scan" in name)
