@@ -1,5 +1,7 @@
 """Tests run on the CPU, seen as eight devices so that sharding is real."""
 
+import contextlib
+import functools
 import gc
 import os
 import pathlib
@@ -40,6 +42,17 @@ import pytest  # noqa: E402
 
 gc.set_threshold(100_000, 20, 100)  # traced programs are many objects and little garbage
 MOST_MAPPINGS = 20_000  # of memory per process; Linux allows 65,530, and each compiled program takes a few
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_mlir_context_per_file():
+    """JAX makes and frees an MLIR context for every program, which takes longer than compiling a small one."""
+    with pytest.MonkeyPatch.context() as patch:
+        with contextlib.suppress(ImportError, AttributeError):  # a private place: without it, tests are only slower
+            from jax._src.interpreters import mlir
+
+            patch.setattr(mlir, "make_ir_context", functools.cache(mlir.make_ir_context))
+        yield
 
 
 @pytest.fixture(autouse=True, scope="module")
