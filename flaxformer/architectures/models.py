@@ -16,83 +16,23 @@ from jaxtyping import Bool, Float, Int, Num
 
 from flaxformer.architectures.common.param_remapping import ParameterRemappable
 from flaxformer.architectures.example_inputs import stack_input
-from flaxformer.components.attention.masks import Causal, Mask, Padding, Segments, combine, prefix_lm
-from flaxformer.components.attention.reach import GlobalTokens
+from flaxformer.architectures.token_masks import (
+    decoder_mask,
+    encoder_mask,
+    known_tokens,
+    same_segment,
+    step_mask,
+)
+from flaxformer.components.attention.masks import Mask, Padding, combine
 from flaxformer.components.calling import accepts
 from flaxformer.components.embedding import Embedder
 from flaxformer.step import Step
 from flaxformer.types import Array, DType
 
 
-def real_tokens(tokens: Num[Array, "B T"], padding_id: int | None = 0) -> Bool[Array, "B T"]:
-    """Which tokens are not padding; all of them when `padding_id` is None."""
-    if padding_id is None:
-        return jnp.ones_like(tokens, bool)
-    return tokens > 0 if padding_id == 0 else tokens != padding_id
-
-
-def decoder_mask(
-    targets: Num[Array, "B T"],
-    causal_attention: Array | None = None,
-    segment_ids: Array | None = None,
-    valid: Array | None = None,
-) -> Mask:
-    """Causal, no padding, within a segment; positions flagged in `causal_attention` also see each other.
-
-    Padding is where `valid` is False; without it, where targets are 0.
-    """
-    reach = Causal()
-    if causal_attention is not None:
-        flags = causal_attention > 0
-        reach = prefix_lm(flags, flags)
-    valid = targets > 0 if valid is None else valid
-    reach = reach & Padding(valid, valid)
-    return reach if segment_ids is None else reach & Segments(segment_ids, segment_ids)
-
-
-def encoder_mask(
-    tokens: Num[Array, "B T"],
-    segment_ids: Array | None = None,
-    valid: Array | None = None,
-    global_tokens: Array | None = None,
-) -> Mask:
-    """No padding, within a segment. Padding is where `valid` is False; without it, where tokens are 0.
-
-    What is flagged in `global_tokens` is said to layers that see far only where they are told to.
-    """
-    valid = tokens > 0 if valid is None else valid
-    mask = Padding(valid, valid)
-    if global_tokens is not None:
-        mask = mask & GlobalTokens(global_tokens > 0)
-    return mask if segment_ids is None else mask & Segments(segment_ids, segment_ids)
-
-
-def _known(valid: Array | None, tokens: Array | None, padding_id: int | None) -> Array | None:
-    """`valid` as bool, or what follows from a padding id other than 0; None leaves it to the ids (0 is padding)."""
-    if valid is not None:
-        return valid > 0
-    return None if padding_id == 0 or tokens is None else real_tokens(tokens, padding_id)
-
-
 def _given(**options: Any) -> dict[str, Any]:
     """The options that are not None: stacks of other makers need not know the rest."""
     return {name: value for name, value in options.items() if value is not None}
-
-
-def _same_segment(query_ids: Array | None, key_ids: Array | None) -> Mask | None:
-    return None if query_ids is None or key_ids is None else Segments(query_ids, key_ids)
-
-
-def _step_mask(step: Step, causal_attention: Array | None = None) -> Mask | None:
-    """The mask of a driven cache: slots that hold nothing are hidden by the attention layer itself."""
-    if step.visible is not None or (step.slots().positions.shape[-1] == 1 and not step.fresh):
-        return None  # everything cached lies before the one query, or the branches know what they may see
-    if causal_attention is None:
-        return Causal()
-    if not step.fresh:
-        raise ValueError("decoder_causal_attention was given after the prompt; expected it with the first step only.")
-    flags = causal_attention > 0
-    return prefix_lm(flags, flags)
 
 
 def _make_stack(factory: Callable[..., nn.Module], shared_token_embedder: nn.Module | None, annotations: Any):
@@ -173,7 +113,7 @@ class EncoderDecoder(nn.Module, ParameterRemappable):
         """
         if global_tokens is None and self.flag_tokens is not None:
             global_tokens = self.flag_tokens(encoder_input_tokens)
-        valid = _known(encoder_valid, encoder_input_tokens, self.padding_id)
+        valid = known_tokens(encoder_valid, encoder_input_tokens, self.padding_id)
         mask = encoder_mask(encoder_input_tokens, encoder_segment_ids, valid, global_tokens)
         return self.encoder(
             encoder_input_tokens,
@@ -230,18 +170,18 @@ class EncoderDecoder(nn.Module, ParameterRemappable):
         cached = decode or step is not None
         if cached and (encoder_segment_ids is not None or decoder_segment_ids is not None):
             raise ValueError("segment ids were given while decoding; expected none: decode one example per row.")
-        known = _known(encoder_valid, encoder_input_tokens, self.padding_id)
+        known = known_tokens(encoder_valid, encoder_input_tokens, self.padding_id)
         real = encoder_input_tokens > 0 if known is None else known
         valid = None
         if cached:
-            own = None if step is None else _step_mask(step)
+            own = None if step is None else step_mask(step)
             cross = Padding(None, real)
         else:
-            valid = _known(decoder_valid, decoder_target_tokens, self.padding_id)
+            valid = known_tokens(decoder_valid, decoder_target_tokens, self.padding_id)
             targets = decoder_input_tokens if valid is not None else _require_targets(decoder_target_tokens)
             own = decoder_mask(targets, segment_ids=decoder_segment_ids, valid=valid)
             queries = targets > 0 if valid is None else valid
-            cross = combine(Padding(queries, real), _same_segment(decoder_segment_ids, encoder_segment_ids))
+            cross = combine(Padding(queries, real), same_segment(decoder_segment_ids, encoder_segment_ids))
         return self.decoder(
             encoded,
             decoder_input_tokens,
@@ -363,9 +303,11 @@ class DecoderOnly(nn.Module, ParameterRemappable):
                 "decoder_attention_mask and decoder_causal_attention were both given; expected at most one, "
                 "since each says who may see whom."
             )
-        valid = None if step is not None or decode else _known(decoder_valid, decoder_target_tokens, self.padding_id)
+        valid = (
+            None if step is not None or decode else known_tokens(decoder_valid, decoder_target_tokens, self.padding_id)
+        )
         if step is not None:
-            mask = _step_mask(step, decoder_causal_attention)
+            mask = step_mask(step, decoder_causal_attention)
         elif decode:
             mask = None
         elif decoder_attention_mask is not None:
@@ -433,7 +375,7 @@ class EncoderOnly(nn.Module, ParameterRemappable):
           token_types: for the embedder of token types.
           global_tokens: which tokens see everything and are seen by all, where layers see only near ones otherwise.
         """
-        valid = _known(encoder_valid, encoder_input_tokens, self.padding_id)
+        valid = known_tokens(encoder_valid, encoder_input_tokens, self.padding_id)
         mask = encoder_mask(encoder_input_tokens, encoder_segment_ids, valid, global_tokens)
         return self.encoder(
             encoder_input_tokens,

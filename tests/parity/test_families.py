@@ -15,7 +15,7 @@ DECODERS = (
 )  # fmt: skip
 
 # Attributes that change the wiring, in tiny models without recorded generation.
-VARIATIONS = ("gpt2_by_layer", "llama_yarn", "phi_head_norms", "opt_narrow")
+VARIATIONS = ("gpt2_by_layer", "llama_yarn", "phi_head_norms", "opt_narrow", "falcon_rw")
 
 
 # Each is a variation of another one here.
@@ -34,6 +34,7 @@ SLOW = {
     "llama_yarn",
     "phi_head_norms",
     "opt_narrow",
+    "falcon_rw",
 }
 
 

@@ -1,8 +1,8 @@
 """GPT-NeoX, BLOOM and Falcon keep query, key and value in one matrix, each interleaved its own way; and Phi, which is
 arranged as they are, with matrices apart.
 
-Decisions: BLOOM with its residual behind the norm is refused, since no release has it. So is Falcon with ALiBi
-(`falcon-rw`): its biases are rounded to bfloat16 before they are added, which no part here does.
+Decisions: BLOOM with its residual behind the norm is refused, since no release has it. Falcon-RW's biases are added
+once, as transformers does by default; where it is asked for attention weights, its release 5.24 adds them twice.
 """
 
 from __future__ import annotations
@@ -90,7 +90,6 @@ def bloom_settings(attributes: Attributes, names: Collection[str]) -> dict[str, 
 def falcon_settings(attributes: Attributes, names: Collection[str]) -> dict[str, Any]:
     """Bindings of `gin/falcon/parts.gin`."""
     check_architecture(attributes, "ForCausalLM", "Model")
-    attributes.one_of("alibi", False)
     attributes.without_effect("parallel_attn", "num_ln_in_parallel_attn", "new_decoder_architecture", "multi_query")
     attributes.without_effect("num_kv_heads", "n_head_kv", "apply_residual_connection_post_layernorm")
     heads, width = attributes.get("num_attention_heads", 71), attributes.get("hidden_size", 4544)
@@ -113,6 +112,7 @@ def falcon_settings(attributes: Attributes, names: Collection[str]) -> dict[str,
         "MLP_BIAS": biased,
         "OWN_MLP_NORM": bool(new and norms == 2),
         **({} if new or attributes.get("parallel_attn", True) else _SEQUENTIAL),
+        **({"POSITIONS": Gin("@alibi.RoundedAlibi()")} if attributes.get("alibi", False) else {}),
     }
 
 
