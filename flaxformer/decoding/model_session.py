@@ -26,6 +26,7 @@ from flaxformer.decoding.cache_rows import Stacked, check_rows, count_rows, pick
 from flaxformer.decoding.hidden_states import is_last_norm, last_hidden
 from flaxformer.decoding.prompts import ENCODER_TOKENS, Prompts
 from flaxformer.decoding.slots import rewound, widened
+from flaxformer.decoding.static import Static
 from flaxformer.decoding.weight_order import AS_STORED, Order, order_weights, reading, scanned_stack
 from flaxformer.step import Step
 from flaxformer.types import Array
@@ -228,7 +229,10 @@ class ModelSession:
     def longest_sequences(self, variables: Mapping[str, Any]) -> dict[str, int]:
         """How many positions the tables of the stacks have: `{"encoder": P, "decoder": P}`, where there is a table."""
         params = _params(variables)
-        found: Any = self.model.apply(variables, method=_fixed_positions)
+        model = Static(self.model)
+        if model not in _FIXED_POSITIONS:
+            _FIXED_POSITIONS[model] = self.model.apply(variables, method=_fixed_positions)
+        found = dict(_FIXED_POSITIONS[model])
         for stack, rows in _table_rows(params, _POSITION_TABLE):
             found[stack] = min(found.get(stack, rows), rows)
         return found
@@ -327,6 +331,10 @@ def _table_rows(params: Mapping[str, Any], *tail: str) -> Iterator[tuple[str, in
         names = [str(getattr(key, "key", key)) for key in path]
         if tuple(names[-len(tail) :]) == tail:
             yield "encoder" if "encoder" in names else "decoder", leaf.shape[0]
+
+
+_FIXED_POSITIONS: dict[Static, Any] = {}
+"""By model: setting one up to look into it takes tens of milliseconds. A model lives as long in the cache of jit."""
 
 
 def _fixed_positions(module: Any) -> dict[str, int]:
