@@ -27,6 +27,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Bool, Int, Shaped
 
+from flaxformer.squeezing import squeeze_leading
 from flaxformer.types import Array
 
 
@@ -244,6 +245,7 @@ def write_columns(stored: Shaped[Array, "*#B S"], update: Shaped[Array, "*#B T"]
     batch = jnp.broadcast_shapes(stored.shape[:-1], update.shape[:-1])
     stored = jnp.broadcast_to(stored, (*batch, length))
     update = jnp.broadcast_to(update[..., :size], (*batch, size)).astype(stored.dtype)
+    stored, update = squeeze_leading(stored), squeeze_leading(update)
     start = jnp.clip(slot, 0, length - size)
     late = slot - start  # columns that the write had to move back
     kept = lax.dynamic_slice_in_dim(stored, start, size, axis=-1)
@@ -252,7 +254,7 @@ def write_columns(stored: Shaped[Array, "*#B S"], update: Shaped[Array, "*#B T"]
     else:
         moved = jnp.take(update, jnp.arange(size) - late, axis=-1, mode="clip")
     update = jnp.where(jnp.arange(size) >= late, moved, kept)
-    return lax.dynamic_update_slice_in_dim(stored, update, start, axis=-1)
+    return lax.dynamic_update_slice_in_dim(stored, update, start, axis=-1).reshape(*batch, length)
 
 
 def _pad(row: Array, length: int) -> Array:

@@ -31,7 +31,8 @@ def check_ids(session: ModelSession, variables: Mapping[str, Any], bos_id: int |
         if array is None or stack not in sizes or isinstance(array, Tracer) or not np.size(array):
             continue
         check_integers(name, array)
-        low, high = int(np.min(array)), int(np.max(array))
+        values = np.asarray(array)  # a known array stays known while something else is traced
+        low, high = int(values.min()), int(values.max())
         if low < 0 or high >= sizes[stack]:
             raise ValueError(
                 f"'{name}' holds ids from {low} to {high}; expected 0 to {sizes[stack] - 1}, the {stack}'s vocabulary. "

@@ -15,6 +15,7 @@ from flaxformer.decoding.checks import Fault, not_finite
 from flaxformer.decoding.model_session import ModelSession
 from flaxformer.decoding.prompts import make_prompts
 from flaxformer.decoding.strategies.base import Request, Strategy
+from flaxformer.squeezing import squeeze_leading
 from flaxformer.types import Array, PRNGKey
 
 
@@ -126,22 +127,32 @@ class Loop:
 
 
 def run(loop: Any, running: Any, steps: int | None = None) -> Any:
-    """Takes steps until the loop is done, or at most `steps` of them. The loop's context stays outside of the carry."""
+    """Takes steps until the loop is done, or at most `steps` of them. The loop's context stays outside of the carry.
+
+    Caches are carried as attention reads them, see `flaxformer.squeezing`.
+    """
     context = running.context
     ahead = loop.request.max_new_tokens if steps is None else steps
     inside = loop.session.in_loop(context, running.memory, loop.rows(running), ahead)
+    shapes = jax.tree.map(jnp.shape, running.replace(context=None))
+
+    def squeezed(running: Any) -> Any:
+        return jax.tree.map(squeeze_leading, running.replace(context=None))
+
+    def split(carried: Any, context: Any) -> Any:
+        return jax.tree.map(lambda x, shape: x.reshape(shape), carried, shapes).replace(context=context)
 
     def go_on(carry: Any) -> Bool[Array, ""]:
-        taken, running = carry
-        ahead = ~loop.done(running.replace(context=context))
+        taken, carried = carry
+        ahead = ~loop.done(split(carried, context))
         return ahead if steps is None else ahead & (taken < steps)
 
     def step(carry: Any) -> Any:
-        taken, running = carry
-        return taken + 1, loop.step(running.replace(context=inside)).replace(context=None)
+        taken, carried = carry
+        return taken + 1, squeezed(loop.step(split(carried, inside)))
 
-    start = (jnp.zeros((), jnp.int32), running.replace(context=None))
-    return jax.lax.while_loop(go_on, step, start)[1].replace(context=context)
+    start = (jnp.zeros((), jnp.int32), squeezed(running))
+    return split(jax.lax.while_loop(go_on, step, start)[1], context)
 
 
 def check_vocabulary(strategy: Any, request: Request, vocabulary: int) -> None:
