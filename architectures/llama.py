@@ -82,6 +82,7 @@ def llama(
     activations: Sequence[str] = ("silu", "linear"),
     biased: Sequence[str] = (),
     mlp_bias: bool = False,
+    make_mlp: Callable[[], nn.Module] | None = None,
     attention_fn: Callable = dot_product_attention,
     rescale_logits: bool = True,
     embedding_scale: float | None = None,
@@ -101,6 +102,7 @@ def llama(
       activations: of the MLP; several are multiplied.
       biased: which of "query", "key", "value" and "out" have a bias.
       mlp_bias: whether the MLP's layers have one.
+      make_mlp: of each layer, in the place of an MLP with these activations and biases.
       attention_fn: from heads to what they see.
       rescale_logits: scores are divided by the square root of a head's width.
       embedding_scale: a factor on the embeddings.
@@ -180,7 +182,7 @@ def llama(
         return lambda shared_relative_position_bias: layer(
             self_attention=attention(sight),
             encoder_decoder_attention=None,
-            mlp=mlp(),
+            mlp=(make_mlp or mlp)(),
             dropout_factory=dropout,
             layer_norm_factory=make_norm,
             shared_relative_position_bias=shared_relative_position_bias,

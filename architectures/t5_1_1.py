@@ -59,6 +59,7 @@ def t5_1_1(
     *,
     decoder_layers: int | None = None,
     activations: tuple[str, ...] = ("gelu", "linear"),
+    other_mlps: tuple[Part, ...] = (),
     encoder_attention: Part = MultiHeadDotProductAttention,
     encoder_bias: Part | None = RelativePositionBiases,
     decoder_bias: Part | None = RelativePositionBiases,
@@ -73,6 +74,7 @@ def t5_1_1(
       dtype: of the computation.
       decoder_layers: as many as the encoder has when None.
       activations: of the MLP, whose branches are multiplied.
+      other_mlps: make the MLPs of the layers behind one with that MLP, in turn.
       encoder_attention: makes the attention of the encoder's layers.
       encoder_bias: makes the position bias that the encoder's layers share; None: they share none.
       decoder_bias: the same for the decoder.
@@ -148,21 +150,23 @@ def t5_1_1(
 
     # The layers.
 
-    def encoder_layer(shared_relative_position_bias):
+    mlps = (mlp, *other_mlps)
+
+    def encoder_layer(make_mlp, shared_relative_position_bias):
         return EncoderLayer(
             attention=attention(encoder_attention),
-            mlp=mlp(),
+            mlp=make_mlp(),
             dropout_factory=dropout,
             layer_norm_factory=norm,
             relative_position_bias_factory=position_bias(layer_bias),
             shared_relative_position_bias=shared_relative_position_bias,
         )
 
-    def decoder_layer(shared_relative_position_bias):
+    def decoder_layer(make_mlp, shared_relative_position_bias):
         return DecoderLayer(
             self_attention=attention(),
             encoder_decoder_attention=attention(),
-            mlp=mlp(),
+            mlp=make_mlp(),
             dropout_factory=dropout,
             layer_norm_factory=norm,
             relative_position_bias_factory=position_bias(layer_bias),
@@ -173,7 +177,7 @@ def t5_1_1(
 
     def encoder(shared_token_embedder):
         return Encoder(
-            layer_factory=encoder_layer,
+            layer_factory=[functools.partial(encoder_layer, make) for make in mlps],
             num_layers=size.layers,
             input_dropout_factory=dropout,
             output_dropout_factory=dropout,
@@ -185,7 +189,7 @@ def t5_1_1(
 
     def decoder(shared_token_embedder):
         return Decoder(
-            layer_factory=decoder_layer,
+            layer_factory=[functools.partial(decoder_layer, make) for make in mlps],
             num_layers=size.layers if decoder_layers is None else decoder_layers,
             dropout_factory=dropout,
             layer_norm_factory=norm,

@@ -26,6 +26,7 @@ _DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("GPT2LMHeadModel", {"n_embd": 512, "n_layer": 6, "n_head": 8, "n_positions": 1024}),
     "llama": ("LlamaForCausalLM", _LLAMA),
     "mistral": ("MistralForCausalLM", {**_LLAMA, "sliding_window": 64}),
+    "mixtral": ("MixtralForCausalLM", {**_LLAMA, "num_local_experts": 4, "intermediate_size": 704}),
     "qwen2": ("Qwen2ForCausalLM", _LLAMA),
     "qwen3": ("Qwen3ForCausalLM", {**_LLAMA, "head_dim": 64}),
     "gemma": ("GemmaForCausalLM", {**_LLAMA, "head_dim": 64}),
@@ -44,6 +45,10 @@ _ENCODER_DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "t5": ("T5ForConditionalGeneration", {**_T5, "tie_word_embeddings": True}),
     "mt5": ("MT5ForConditionalGeneration", {**_T5, "feed_forward_proj": "gated-gelu"}),
     "umt5": ("UMT5ForConditionalGeneration", {**_T5, "feed_forward_proj": "gated-gelu"}),
+    "switch_transformers": ("SwitchTransformersForConditionalGeneration", {
+        **_T5, "num_experts": 4, "num_sparse_encoder_layers": 3, "num_sparse_decoder_layers": 3,
+        "tie_word_embeddings": True,
+    }),
     "longt5": ("LongT5ForConditionalGeneration", {**_T5, "local_radius": 15, "encoder_attention_type": "local"}),
     "bart": ("BartForConditionalGeneration", _BART),
     "mbart": ("MBartForConditionalGeneration", _BART),

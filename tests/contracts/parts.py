@@ -11,7 +11,7 @@ import numpy as np
 
 from flaxformer.architectures.layers import DecoderLayer, EncoderLayer, PostNorm
 from flaxformer.architectures.t5.parallel_fused_decoder import ParallelFusedDecoderLayer
-from flaxformer.components import convolution, dense, embedding, layer_norm, relative_position_biases
+from flaxformer.components import convolution, dense, embedding, layer_norm, mixture, relative_position_biases
 from flaxformer.components.attention import dense_attention, latent_attention, masks, variants
 from flaxformer.components.attention.caches import RingCache
 from flaxformer.components.positions.rotary import Rotary
@@ -114,6 +114,27 @@ PARTS = {
                 {"kernel_axis_names": ["embed", "heads", "kv"]},
             ),
             "reshape_kernel": False,
+        },
+    ),
+    "MixtureOfExperts": Part(
+        mixture.MixtureOfExperts,
+        {"num_experts": 3, "intermediate_dim": 8},
+        (X,),
+        {
+            "num_experts": 4,
+            "intermediate_dim": 6,
+            "num_selected": 2,
+            "gates": (mixture.gates_of_chosen, {"num_selected": 2}),
+            "capacity": 2,
+            "activations": ("relu", "linear"),
+            "use_bias": True,
+            "router_bias": True,
+            "jitter": 0.1,
+            "intermediate_dropout_rate": 0.5,
+            "dtype": "bfloat16",
+            "kernel_init": ONES,
+            "router_init": ONES,
+            "bias_init": (ONES, {"use_bias": True}),
         },
     ),
     "MlpBlock": Part(

@@ -56,6 +56,7 @@ PUBLISHED = {  # how many parameters, those of the heads included
     "longt5": ("base", 247_577_856),
     "mbart": ("large", 610_851_840 + 250_027),
     "mistral": ("7B", 7_241_732_096),
+    "mixtral": ("8x7B", 46_702_792_704),
     "mt5": ("small", 300_176_768),
     "opt": ("125M", 125_239_296),
     "pegasus": ("large", 570_797_056 + 96_103),  # its bias per token is not counted elsewhere

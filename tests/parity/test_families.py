@@ -4,14 +4,16 @@ import pytest
 
 from tests.parity import decoders, encoder_decoders, encoders, generation, images
 
-ENCODER_DECODERS = ("t5", "t5_1_1", "mt5", "umt5", "bart", "pegasus", "marian", "t5gemma", "led", "mbart")
+ENCODER_DECODERS = (
+    "t5", "t5_1_1", "mt5", "umt5", "bart", "pegasus", "marian", "t5gemma", "led", "mbart", "switch_transformers",
+)  # fmt: skip
 ENCODERS = (
     "bert", "roberta", "xlm_roberta", "distilbert", "electra_generator", "electra_discriminator", "albert",
     "deberta_v2", "deberta_v3", "longformer",
 )  # fmt: skip
 DECODERS = (
     "gpt2", "llama", "llama3_rope", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text",
-    "gpt_neox", "phi", "falcon", "falcon_new", "bloom", "opt", "opt_350m",
+    "gpt_neox", "phi", "falcon", "falcon_new", "bloom", "opt", "opt_350m", "mixtral",
 )  # fmt: skip
 
 # Attributes that change the wiring, in tiny models without recorded generation.

@@ -2,7 +2,12 @@
 
     Rule("h.{i}.attn.c_proj.weight", "decoder/layers_{i}/self_attention/out/kernel")
 
-`{i}` stands for a number; our model says which there are. A rule that none of the model's parameters matches says
+`{i}` stands for a number; our model says which there are. Where several of their arrays are one of ours, our path ends
+in `/{n}`, entry n of its first axis:
+
+    Rule("experts.{n}.w1.weight", "decoder/layers_{i}/mlp/expert/wi_0/kernel/{n}", Transposed())
+
+A rule that none of the model's parameters matches says
 nothing about this model, so one table serves all variants of a family.
 """
 
@@ -17,7 +22,7 @@ import numpy as np
 
 from flaxformer.weights.arrays import StoredArray
 from flaxformer.weights.errors import CheckpointError
-from flaxformer.weights.pretrained.transforms import Same, Transform, Transposed
+from flaxformer.weights.pretrained.transforms import Same, Transform, Transposed, entry, stacked
 
 Shapes = Mapping[str, Any]
 
@@ -81,6 +86,7 @@ def to_ours(
     Raises:
       CheckpointError: a `ValueError` that lists every missing, unexpected and mis-shaped array.
     """
+    whole, wanted = wanted, _with_entries(rules, wanted, lambda array, n: _Shape(tuple(array.shape[1:])))
     found: dict[str, Any] = {}
     problems, read = [], set()
     for rule in rules:
@@ -106,7 +112,7 @@ def to_ours(
             f"the weights in {where} do not fit the model that its config.json describes; expected the same names and "
             "shapes. The differences:\n  " + "\n  ".join(sorted(problems))
         )
-    return found
+    return {path: found[path] if path in found else _stacked(path, array, found) for path, array in whole.items()}
 
 
 def to_theirs(rules: Sequence[Rule], ours: Mapping[str, StoredArray]) -> dict[str, StoredArray]:
@@ -115,6 +121,7 @@ def to_theirs(rules: Sequence[Rule], ours: Mapping[str, StoredArray]) -> dict[st
     Raises:
       CheckpointError: a `ValueError`, for parameters that no rule names.
     """
+    ours = _with_entries(rules, ours, entry)
     theirs, used = {}, set()
     for rule in rules:
         for name, paths in rule.places(ours):
@@ -127,3 +134,31 @@ def to_theirs(rules: Sequence[Rule], ours: Mapping[str, StoredArray]) -> dict[st
             "of a model that load_pretrained builds. Take them out, for example by merging adapters."
         )
     return theirs
+
+
+@dataclasses.dataclass(frozen=True)
+class _Shape:
+    shape: tuple[int, ...]
+
+
+def _with_entries(
+    rules: Sequence[Rule], arrays: Mapping[str, Any], entry_of: Callable[[Any, int], Any]
+) -> dict[str, Any]:
+    """The arrays by path, and in the place of those whose entries the rules name, these: `path/0`, `path/1`, ..."""
+    whole = [re.sub(r"\\\{\w+\\\}", r"\\d+", re.escape(path.removesuffix("/{n}"))) for path in _by_entry(rules)]
+    found = {}
+    for path, array in arrays.items():
+        if any(re.fullmatch(pattern, path) for pattern in whole):
+            found |= {f"{path}/{n}": entry_of(array, n) for n in range(array.shape[0])}
+        else:
+            found[path] = array
+    return found
+
+
+def _by_entry(rules: Sequence[Rule]) -> Iterator[str]:
+    return (path for rule in rules for path in rule.paths if path.endswith("/{n}"))
+
+
+def _stacked(path: str, like: Any, found: Mapping[str, StoredArray]) -> StoredArray:
+    entries = [found[f"{path}/{n}"] for n in range(like.shape[0])]
+    return stacked(entries)

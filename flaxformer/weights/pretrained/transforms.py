@@ -212,6 +212,21 @@ def part(array: StoredArray, axis: int, start: int, size: int) -> StoredArray:
     return FileArray(shape, array.dtype, read, array.name, getattr(array, "block_axis", 0))
 
 
+def entry(array: StoredArray, n: int) -> StoredArray:
+    """Entry `n` of the first axis of `array`."""
+    return StoredArray(array.shape[1:], array.dtype, lambda index: array.read((slice(n, n + 1), *index))[0], array.name)
+
+
+def stacked(entries: Sequence[StoredArray]) -> StoredArray:
+    """The arrays along a new first axis, each read when it is asked for."""
+    first = entries[0]
+
+    def read(index: Index) -> np.ndarray:
+        return np.stack([each.read(index[1:]) for each in entries[index[0]]])
+
+    return FileArray((len(entries), *first.shape), first.dtype, read, first.name, 0)
+
+
 def computed(shape: Shape, array: StoredArray, function: Any) -> StoredArray:
     """`function` of the whole array, which gives `shape`."""
     return StoredArray(tuple(shape), array.dtype, lambda index: function(array.read())[index], array.name)

@@ -1,4 +1,4 @@
-"""Llama, Mistral, Qwen2 and Qwen3: one table.
+"""Llama, Mistral, Mixtral, Qwen2 and Qwen3: one table.
 
 Decisions: a head of its own is used when the file has one and `tie_word_embeddings` is not true, else the token table.
 Classifiers score every token; theirs return the score of the last token that is no padding.
@@ -13,6 +13,7 @@ from flaxformer.weights.pretrained.attributes import Attributes, activation
 from flaxformer.weights.pretrained.family import Family, Gin, architecture, check_architecture, without_logits
 from flaxformer.weights.pretrained.rope import FULL, SLIDING, kinds_of, layers, rotary
 from flaxformer.weights.pretrained.rules import Rule, linear, norm, table
+from flaxformer.weights.pretrained.transforms import Transposed
 
 HEAD = "lm_head.weight"
 _LAYER = "t5_architecture.DecoderLayer"
@@ -98,6 +99,25 @@ def mistral_settings(attributes: Attributes, names: Collection[str]) -> dict[str
     }
 
 
+def mixtral_settings(attributes: Attributes, names: Collection[str]) -> dict[str, Any]:
+    """Bindings of `gin/mixtral/parts.gin`. What only its losses read has no effect."""
+    attributes.without_effect("router_aux_loss_coef", "output_router_logits")
+    attributes.one_of("router_jitter_noise", 0.0)
+    width, common = attributes.get("sliding_window"), _common(attributes)
+    kinds = [FULL if width is None else SLIDING] * common["NUM_LAYERS"]
+    return {
+        **common,
+        "NUM_KV_HEADS": attributes.get("num_key_value_heads", 8),
+        "MLP_DIM": attributes.get("intermediate_size", 14336),
+        "NORM_EPSILON": attributes.get("rms_norm_eps", 1e-5),
+        "NUM_EXPERTS": attributes.get("num_local_experts", 8),
+        "NUM_SELECTED": attributes.get("num_experts_per_tok", 2),
+        **rotary(attributes, theta=1e6),
+        **layers(kinds, _LAYER),
+        **_window(width),
+    }
+
+
 def _qwen(attributes: Attributes) -> dict[str, Any]:
     common = _common(attributes)
     used = attributes.get("use_sliding_window", False)
@@ -125,6 +145,7 @@ def qwen3_settings(attributes: Attributes, names: Collection[str]) -> dict[str, 
 
 _THEIRS, _OURS = "model.layers.{i}", "decoder/layers_{i}"
 _ATTENTION = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "o_proj": "out"}
+_EXPERT = {"w1": "wi_0", "w3": "wi_1", "w2": "wo"}
 _MLP = {"gate_proj": "wi_0", "up_proj": "wi_1", "down_proj": "wo"}
 
 BODY = table(
@@ -132,6 +153,15 @@ BODY = table(
     *(linear(f"{_THEIRS}.self_attn.{name}", f"{_OURS}/self_attention/{ours}") for name, ours in _ATTENTION.items()),
     *(norm(f"{_THEIRS}.self_attn.{x}_norm", f"{_OURS}/self_attention/{x}_norm") for x in ("q", "k")),
     *(linear(f"{_THEIRS}.mlp.{name}", f"{_OURS}/mlp/{ours}") for name, ours in _MLP.items()),
+    linear(f"{_THEIRS}.block_sparse_moe.gate", f"{_OURS}/mlp/router"),
+    *(
+        Rule(
+            f"{_THEIRS}.block_sparse_moe.experts.{{n}}.{name}.weight",
+            f"{_OURS}/mlp/expert/{ours}/kernel/{{n}}",
+            Transposed(),
+        )
+        for name, ours in _EXPERT.items()
+    ),
     norm(f"{_THEIRS}.input_layernorm", f"{_OURS}/pre_self_attention_layer_norm"),
     norm("model.norm", "decoder/decoder_norm"),
 )
@@ -160,6 +190,7 @@ def _family(kind: str, settings: Any) -> Family:
 FAMILIES = (
     _family("llama", llama_settings),
     _family("mistral", mistral_settings),
+    _family("mixtral", mixtral_settings),
     _family("qwen2", qwen2_settings),
     _family("qwen3", qwen3_settings),
 )
