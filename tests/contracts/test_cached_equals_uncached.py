@@ -69,8 +69,13 @@ def bias_at(table, q_positions, k_positions):
 
 
 @pytest.mark.parametrize("kind", ATTENTIONS)
-@pytest.mark.parametrize("positions", POSITIONS)
-@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize(
+    ("mask", "positions"),
+    [
+        pytest.param(mask, positions, marks=[pytest.mark.slow] if mask == "window" and positions != "none" else [])
+        for mask, positions in itertools.product(MASKS, POSITIONS)
+    ],
+)
 def test_attention_layer(kind, positions, mask):
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(ROWS, TOTAL, models.WIDTH)).astype(np.float32)
@@ -159,7 +164,9 @@ ENCODER_DECODER = {
 }
 
 
-@pytest.mark.parametrize("name", ENCODER_DECODER)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name == "remat" else []) for name in ENCODER_DECODER]
+)
 def test_encoder_decoder_with_beams_over_one_encoded_batch(name):
     model, beams = ENCODER_DECODER[name], 2
     rng = np.random.default_rng(3)

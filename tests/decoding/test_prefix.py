@@ -52,7 +52,9 @@ def full():
     [
         {"strategy": BeamSearch(3), "constraints": (NoRepeatNGram(1), RepetitionPenalty(3.0))},
         {"strategy": Contrastive(3, 0.6)},
-        {"strategy": Greedy(), "draft": PromptLookup(2), "constraints": (NoRepeatNGram(1),)},
+        pytest.param(
+            {"strategy": Greedy(), "draft": PromptLookup(2), "constraints": (NoRepeatNGram(1),)}, marks=pytest.mark.slow
+        ),
         pytest.param({"strategy": Greedy(), "draft": "model"}, marks=pytest.mark.slow),
         pytest.param({"strategy": DiverseBeamSearch(4, 2)}, marks=pytest.mark.slow),
         pytest.param({"strategy": Greedy(), "shrink_every": 1}, marks=pytest.mark.slow),
@@ -88,7 +90,7 @@ def test_a_stream_may_continue_a_prefix(full):
     assert rows == [row[0, : length[0]].tolist() for row, length in zip(whole.tokens, whole.lengths, strict=True)]
 
 
-@pytest.mark.parametrize("strategy", [Greedy(), BeamSearch(num_beams=3)])
+@pytest.mark.parametrize("strategy", [pytest.param(Greedy(), marks=pytest.mark.slow), BeamSearch(num_beams=3)])
 def test_one_prefix_serves_ragged_continuations_and_many_calls(full, strategy):
     """Also the penalty of a beam counts the tokens of the prefix."""
     shared = prefill(*full, SHARED)

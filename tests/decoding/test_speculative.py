@@ -23,7 +23,7 @@ def test_any_draft_model_leaves_greedy_search_as_it_is(seed, draft_seed):
     np.testing.assert_allclose(drafted.scores, plain.scores, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["encdec_v11", "declm_scan"])
+@pytest.mark.parametrize("name", ["encdec_v11", pytest.param("declm_scan", marks=pytest.mark.slow)])
 def test_drafts_work_with_real_models(name):
     prompts = np.array([[3, 5, 0], [0, 0, 4]])
     model, variables = model_of(name)
