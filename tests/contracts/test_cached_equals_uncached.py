@@ -69,13 +69,8 @@ def bias_at(table, q_positions, k_positions):
 
 
 @pytest.mark.parametrize("kind", ATTENTIONS)
-@pytest.mark.parametrize(
-    ("mask", "positions"),
-    [
-        pytest.param(mask, positions, marks=[pytest.mark.slow] if mask == "window" and positions != "none" else [])
-        for mask, positions in itertools.product(MASKS, POSITIONS)
-    ],
-)
+@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize("mask", MASKS)
 def test_attention_layer(kind, positions, mask):
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(ROWS, TOTAL, models.WIDTH)).astype(np.float32)
