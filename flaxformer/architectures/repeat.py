@@ -10,7 +10,7 @@ import contextlib
 import contextvars
 import enum
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -20,6 +20,7 @@ from flax.linen import partitioning
 
 from flaxformer.components.calling import accepts
 from flaxformer.components.products import turn_matrices, weights_are_first
+from flaxformer.telling import told
 from flaxformer.types import Array
 
 
@@ -96,17 +97,12 @@ def run_layer(
 _LAYERS_FIRST: contextvars.ContextVar[bool] = contextvars.ContextVar("layers_first", default=False)
 
 
-@contextlib.contextmanager
-def layers_first(chosen: bool = True) -> Iterator[None]:
+def layers_first(chosen: bool = True) -> contextlib.AbstractContextManager[bool]:
     """While a model is traced, `scan_layer` takes parameters whose first axis is that of the layers.
 
     Where weights come first too (`flaxformer.components.products.weights_first`), their matrices lie by output.
     """
-    token = _LAYERS_FIRST.set(chosen)
-    try:
-        yield
-    finally:
-        _LAYERS_FIRST.reset(token)
+    return told(_LAYERS_FIRST, chosen)
 
 
 def scan_layer(

@@ -7,7 +7,6 @@ is how many tokens of a row it takes.
 from __future__ import annotations
 
 import functools
-import operator
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
@@ -16,8 +15,8 @@ import jax.numpy as jnp
 from flax.linen import partitioning as flax_partitioning
 from jaxtyping import Bool, Float, Int
 
-from flaxformer.components.activations import Activation, resolve_activation
-from flaxformer.components.dense import DenseGeneral
+from flaxformer.components.activations import Activation
+from flaxformer.components.dense import DenseGeneral, MlpBlock
 from flaxformer.step import Step
 from flaxformer.types import Array, DType, Initializer
 
@@ -102,82 +101,39 @@ class GroupedDense(nn.Module):
     """A dense layer with a kernel of its own for each group of consecutive rows.
 
     Attributes:
+      sizes: `[E]` int, how many rows each group has.
       features: F.
-      num_groups: E.
       use_bias: adds a bias of each group.
       dtype: of the computation. Parameters are float32.
       kernel_init: called with the shape `[D F]` of each group's kernel.
       bias_init: called with the shape `[E F]`.
-      kernel_axis_names: logical names of the kernel's axes `[E D F]`.
+      kernel_axis_names: logical names of D and F; E is "expert".
     """
 
+    sizes: Int[Array, " E"]
     features: int
-    num_groups: int
     use_bias: bool = False
     dtype: DType = jnp.float32
     kernel_init: Initializer = nn.linear.default_kernel_init
     bias_init: Initializer = nn.initializers.zeros_init()
-    kernel_axis_names: Sequence[str] = ("expert", "embed", "mlp")
+    kernel_axis_names: Sequence[str] = ("embed", "mlp")
 
     @nn.compact
-    def __call__(self, rows: Float[Array, "M D"], sizes: Int[Array, " E"]) -> Float[Array, "M F"]:
+    def __call__(self, rows: Float[Array, "M D"]) -> Float[Array, "M F"]:
         """Multiplies the first `sizes[0]` rows by the first kernel, and so on."""
 
         def init(key: Array, shape: tuple[int, ...], dtype: DType) -> Array:
             return jax.vmap(lambda key: self.kernel_init(key, shape[1:], dtype))(jax.random.split(key, shape[0]))
 
-        shape, names = (self.num_groups, rows.shape[-1], self.features), tuple(self.kernel_axis_names)
+        groups, (inputs, outputs) = len(self.sizes), self.kernel_axis_names
+        shape, names = (groups, rows.shape[-1], self.features), ("expert", inputs, outputs)
         kernel = flax_partitioning.param_with_axes("kernel", init, shape, jnp.float32, axes=names)
-        rows, kernel = jnp.asarray(rows, self.dtype), jnp.asarray(kernel, self.dtype)
-        output = grouped_product(rows, kernel, sizes)
+        output = grouped_product(jnp.asarray(rows, self.dtype), jnp.asarray(kernel, self.dtype), self.sizes)
         if self.use_bias:
-            shape, names = (self.num_groups, self.features), (names[0], names[-1])
+            shape, names = (groups, self.features), ("expert", outputs)
             bias = flax_partitioning.param_with_axes("bias", self.bias_init, shape, jnp.float32, axes=names)
-            output += jnp.asarray(bias, self.dtype)[_groups(sizes, len(rows))]
+            output += jnp.asarray(bias, self.dtype)[_groups(self.sizes, len(rows))]
         return output
-
-
-class GroupedMlp(nn.Module):
-    """`MlpBlock` with parameters of its own for each group of consecutive rows.
-
-    Attributes:
-      intermediate_dim: F.
-      num_groups: E.
-      activations: as those of `MlpBlock`: several branches are multiplied.
-      use_bias: biases on all projections.
-      intermediate_dropout_rate: of the hidden layer.
-      dtype: of the computation. Parameters are float32.
-      kernel_init: called with the shape of each group's kernels.
-      bias_init: of the biases.
-    """
-
-    intermediate_dim: int
-    num_groups: int
-    activations: Sequence[str | Activation] = ("relu",)
-    use_bias: bool = False
-    intermediate_dropout_rate: float = 0.0
-    dtype: DType = jnp.float32
-    kernel_init: Initializer = nn.linear.default_kernel_init
-    bias_init: Initializer = nn.initializers.zeros_init()
-
-    @nn.compact
-    def __call__(
-        self, rows: Float[Array, "M D"], sizes: Int[Array, " E"], *, enable_dropout: bool = True
-    ) -> Float[Array, "M D"]:
-        """Applies the first group's MLP to the first `sizes[0]` rows, and so on."""
-
-        def dense(name: str, features: int, axes: tuple[str, str]) -> GroupedDense:
-            names = ("expert", *axes)
-            options = (self.use_bias, self.dtype, self.kernel_init, self.bias_init, names)
-            return GroupedDense(features, self.num_groups, *options, name=name)
-
-        count = len(self.activations)
-        names = ["wi"] if count == 1 else [f"wi_{i}" for i in range(count)]
-        branches = [dense(name, self.intermediate_dim, ("embed", "mlp"))(rows, sizes) for name in names]
-        functions = [resolve_activation(activation) for activation in self.activations]
-        hidden = functools.reduce(operator.mul, (f(x) for f, x in zip(functions, branches, strict=True)))
-        hidden = nn.Dropout(self.intermediate_dropout_rate)(hidden, deterministic=not enable_dropout)
-        return dense("wo", rows.shape[-1], ("mlp", "embed"))(hidden, sizes)
 
 
 class MixtureOfExperts(nn.Module):
@@ -252,9 +208,7 @@ class MixtureOfExperts(nn.Module):
         order = jnp.argsort(chosen.reshape(-1), stable=True)  # [B·T·k], by expert
         sizes = jnp.bincount(chosen.reshape(-1), length=self.num_experts)
         rows = inputs.reshape(-1, inputs.shape[-1])[order // self.num_selected]
-        options = (self.use_bias, self.intermediate_dropout_rate, self.dtype, self.kernel_init, self.bias_init)
-        expert = GroupedMlp(self.intermediate_dim, self.num_experts, self.activations, *options, name="expert")
-        outputs = expert(rows, sizes, enable_dropout=enable_dropout)[jnp.argsort(order)]  # by token again
+        outputs = self._experts(sizes)(rows, enable_dropout=enable_dropout)[jnp.argsort(order)]  # by token again
         outputs = outputs.reshape(*chosen.shape, -1) * gates[..., None].astype(outputs.dtype)
         return jnp.sum(outputs, axis=-2)
 
@@ -269,6 +223,22 @@ class MixtureOfExperts(nn.Module):
             raise ValueError(
                 f"capacity is {self.capacity}; expected at least 1 token per row and expert, or None for all."
             )
+
+    @nn.nowrap
+    def _experts(self, sizes: Int[Array, " E"]) -> MlpBlock:
+        return MlpBlock(
+            intermediate_dim=self.intermediate_dim,
+            activations=self.activations,
+            use_bias=self.use_bias,
+            intermediate_dropout=nn.Dropout(self.intermediate_dropout_rate),  # of each row its own
+            final_dropout_rate=0.0,
+            kernel_init=self.kernel_init,
+            bias_init=self.bias_init,
+            dtype=self.dtype,
+            activation_partitioning_dims=None,
+            dense_general_factory=functools.partial(GroupedDense, sizes),
+            name="expert",
+        )
 
     @nn.nowrap
     def _route(self, inputs: Float[Array, "B T D"], enable_dropout: bool) -> Float[Array, "B T E"]:

@@ -3,31 +3,26 @@
 import contextlib
 import contextvars
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from flaxformer.telling import told
 from flaxformer.types import Array, Precision
 
 _WEIGHTS_FIRST: contextvars.ContextVar[bool] = contextvars.ContextVar("weights_first", default=False)
 
 
-@contextlib.contextmanager
-def weights_first(chosen: bool = True) -> Iterator[None]:
+def weights_first(chosen: bool = True) -> contextlib.AbstractContextManager[bool]:
     """While a model is traced, its float32 products with matrices of weights become `weights_times_rows`.
 
     XLA's products on CPU copy their second operand into another order first. Where rows are few and weights many the
     rows are the ones to copy, provided that the weights lie by output, `[N K]`. This is for loops that bring them into
     that order before they start, as decoding does; other weights are transposed at every product.
     """
-    token = _WEIGHTS_FIRST.set(chosen)
-    try:
-        yield
-    finally:
-        _WEIGHTS_FIRST.reset(token)
+    return told(_WEIGHTS_FIRST, chosen)
 
 
 def weights_are_first() -> bool:

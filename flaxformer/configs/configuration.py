@@ -13,7 +13,7 @@ import contextvars
 import dataclasses
 import functools
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import gin
 from flaxformer.configs.checking import check
 from flaxformer.configs.errors import ConfigurationError, near_misses
 from flaxformer.configs.values import Bound, Constant, Macro, Reference, Required, Scope, Target, markers, short
+from flaxformer.telling import told
 
 
 @functools.cache
@@ -149,13 +150,8 @@ class Configuration:
         raise ConfigurationError(f"the macro {name} is not defined; {near_misses(name, self.macros)}{use}")
 
 
-@contextlib.contextmanager
-def _scope(configuration: Configuration, scope: Scope) -> Iterator[None]:
-    token = _SCOPE.set((id(configuration), scope))
-    try:
-        yield
-    finally:
-        _SCOPE.reset(token)
+def _scope(configuration: Configuration, scope: Scope) -> contextlib.AbstractContextManager[Any]:
+    return told(_SCOPE, (id(configuration), scope))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -183,6 +183,19 @@ def test_fixed_position_tables_limit_the_length_too():
         generate(model, variables, SOURCE, strategy=Greedy(), max_new_tokens=limit + 1, eos_id=EOS)
 
 
+def test_known_ids_are_checked_while_something_else_is_traced():
+    model, variables = model_of("encdec_fixed_pos")
+    size = ModelSession(model).vocabulary_sizes(variables)["encoder"]
+
+    def run(ids):
+        options = {"strategy": Greedy(), "max_new_tokens": 2, "eos_id": EOS}
+        return jax.eval_shape(lambda v: generate(model, v, {"encoder_input_tokens": ids}, **options), variables)
+
+    assert run(jnp.array([[1, size - 1]])).tokens.shape == (1, 1, 2)
+    with pytest.raises(ValueError, match=f"holds ids from 1 to {size}"):
+        run(jnp.array([[1, size]]))
+
+
 def test_ids_outside_the_vocabulary_and_wrong_strategies_are_refused():
     model, variables = model_of("encdec_fixed_pos")
     size = ModelSession(model).vocabulary_sizes(variables)["encoder"]

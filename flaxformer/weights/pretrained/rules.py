@@ -7,8 +7,8 @@ in `/{n}`, entry n of its first axis:
 
     Rule("experts.{n}.w1.weight", "decoder/layers_{i}/mlp/expert/wi_0/kernel/{n}", Transposed())
 
-A rule that none of the model's parameters matches says
-nothing about this model, so one table serves all variants of a family.
+A rule that none of the model's parameters matches says nothing about this model, so one table serves all variants of a
+family.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from flaxformer.weights.arrays import StoredArray
@@ -49,8 +50,7 @@ class Rule:
 
     def places(self, names: Iterable[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
         """Their name and our paths for each match in our `names`."""
-        pattern = re.compile(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>\\d+)", re.escape(self.paths[0])))
-        for match in map(pattern.fullmatch, names):
+        for match in map(_pattern(self.paths[0]).fullmatch, names):
             if match is not None:
                 numbers = match.groupdict()
                 yield self.theirs.format(**numbers), tuple(path.format(**numbers) for path in self.paths)
@@ -86,7 +86,8 @@ def to_ours(
     Raises:
       CheckpointError: a `ValueError` that lists every missing, unexpected and mis-shaped array.
     """
-    whole, wanted = wanted, _with_entries(rules, wanted, lambda array, n: _Shape(tuple(array.shape[1:])))
+    whole = wanted
+    wanted = _with_entries(rules, wanted, lambda array, n: jax.ShapeDtypeStruct(array.shape[1:], array.dtype))
     found: dict[str, Any] = {}
     problems, read = [], set()
     for rule in rules:
@@ -112,7 +113,7 @@ def to_ours(
             f"the weights in {where} do not fit the model that its config.json describes; expected the same names and "
             "shapes. The differences:\n  " + "\n  ".join(sorted(problems))
         )
-    return {path: found[path] if path in found else _stacked(path, array, found) for path, array in whole.items()}
+    return {path: _whole(found, path, array.shape) for path, array in whole.items()}
 
 
 def to_theirs(rules: Sequence[Rule], ours: Mapping[str, StoredArray]) -> dict[str, StoredArray]:
@@ -136,29 +137,24 @@ def to_theirs(rules: Sequence[Rule], ours: Mapping[str, StoredArray]) -> dict[st
     return theirs
 
 
-@dataclasses.dataclass(frozen=True)
-class _Shape:
-    shape: tuple[int, ...]
-
-
-def _with_entries(
-    rules: Sequence[Rule], arrays: Mapping[str, Any], entry_of: Callable[[Any, int], Any]
-) -> dict[str, Any]:
+def _with_entries(rules: Sequence[Rule], arrays: Mapping[str, Any], take: Callable[[Any, int], Any]) -> dict[str, Any]:
     """The arrays by path, and in the place of those whose entries the rules name, these: `path/0`, `path/1`, ..."""
-    whole = [re.sub(r"\\\{\w+\\\}", r"\\d+", re.escape(path.removesuffix("/{n}"))) for path in _by_entry(rules)]
+    paths = (path for rule in rules for path in rule.paths)
+    split = [_pattern(path.removesuffix("/{n}")) for path in paths if path.endswith("/{n}")]
     found = {}
     for path, array in arrays.items():
-        if any(re.fullmatch(pattern, path) for pattern in whole):
-            found |= {f"{path}/{n}": entry_of(array, n) for n in range(array.shape[0])}
+        if any(pattern.fullmatch(path) for pattern in split):
+            found |= {f"{path}/{n}": take(array, n) for n in range(array.shape[0])}
         else:
             found[path] = array
     return found
 
 
-def _by_entry(rules: Sequence[Rule]) -> Iterator[str]:
-    return (path for rule in rules for path in rule.paths if path.endswith("/{n}"))
+def _whole(found: Mapping[str, Any], path: str, shape: Sequence[int]) -> Any:
+    """What was found for a path, or for the entries of its array."""
+    return found[path] if path in found else stacked([found[f"{path}/{n}"] for n in range(shape[0])])
 
 
-def _stacked(path: str, like: Any, found: Mapping[str, StoredArray]) -> StoredArray:
-    entries = [found[f"{path}/{n}"] for n in range(like.shape[0])]
-    return stacked(entries)
+def _pattern(path: str) -> re.Pattern[str]:
+    """Matches a path with numbers in the place of its placeholders, and names these."""
+    return re.compile(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>\\d+)", re.escape(path)))

@@ -14,6 +14,7 @@ from typing import Any
 import flax.linen as nn
 from einops import rearrange
 
+from flaxformer.telling import told
 from flaxformer.types import Array
 
 BY_SLOT = ("cached_key", "cached_value", "key_scale", "value_scale")
@@ -36,11 +37,8 @@ def from_cache(x: Array) -> Array:
 def observed() -> Iterator[dict[tuple[str, ...], Any]]:
     """Collects, while a model is traced, which cache serves each attention module: path -> cache."""
     seen: dict[tuple[str, ...], Any] = {}
-    token = _OBSERVED.set(seen)
-    try:
+    with told(_OBSERVED, seen):
         yield seen
-    finally:
-        _OBSERVED.reset(token)
 
 
 def check_writable(owner: nn.Module, cache: Any) -> None:
