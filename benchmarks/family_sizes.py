@@ -21,6 +21,7 @@ _BART = {
     "decoder_attention_heads": 8, "encoder_ffn_dim": 2048, "decoder_ffn_dim": 2048, "max_position_embeddings": 1024,
 }  # fmt: skip
 _WIDE = {"head_dim": 64, "sliding_window": 64}
+_T5GEMMA = {**_ALL, **_LLAMA, **_WIDE, "model_type": "t5_gemma_module"}
 
 _DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("GPT2LMHeadModel", {"n_embd": 512, "n_layer": 6, "n_head": 8, "n_positions": 1024}),
@@ -50,6 +51,10 @@ _ENCODER_DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
         "tie_word_embeddings": True,
     }),
     "longt5": ("LongT5ForConditionalGeneration", {**_T5, "local_radius": 15, "encoder_attention_type": "local"}),
+    "t5gemma": ("T5GemmaForConditionalGeneration", {
+        "encoder": {**_T5GEMMA, "is_decoder": False},
+        "decoder": {**_T5GEMMA, "is_decoder": True, "cross_attention_hidden_size": 512},
+    }),
     "bart": ("BartForConditionalGeneration", _BART),
     "mbart": ("MBartForConditionalGeneration", _BART),
     "pegasus": ("PegasusForConditionalGeneration", _BART),
