@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from flax.linen import partitioning
 
 from flaxformer.components.calling import accepts
-from flaxformer.components.products import turn_matrices, weights_are_first
+from flaxformer.components.products import turn_matrices, weights_are_turned
 from flaxformer.telling import told
 from flaxformer.types import Array
 
@@ -100,7 +100,7 @@ _LAYERS_FIRST: contextvars.ContextVar[bool] = contextvars.ContextVar("layers_fir
 def layers_first(chosen: bool = True) -> contextlib.AbstractContextManager[bool]:
     """While a model is traced, `scan_layer` takes parameters whose first axis is that of the layers.
 
-    Where weights come first too (`flaxformer.components.products.weights_first`), their matrices lie by output.
+    Where weights are turned too (`flaxformer.components.products.read_in_loop`), their matrices lie by output.
     """
     return told(_LAYERS_FIRST, chosen)
 
@@ -128,7 +128,7 @@ def scan_layer(
         body = nn.remat(body, prevent_cse=False, policy=_policy(layer_remat))
     if _LAYERS_FIRST.get():
         axis = 0
-        if weights_are_first():
+        if weights_are_turned():
             body = nn.map_variables(body, "params", turn_matrices)
     scanned = partitioning.scan_with_axes(
         body,

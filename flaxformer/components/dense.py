@@ -16,7 +16,7 @@ from jaxtyping import Int, Shaped
 from flaxformer import activation_partitioning
 from flaxformer.components.activations import resolve_activation
 from flaxformer.components.calling import call_part
-from flaxformer.components.products import weights_come_first, weights_times_rows
+from flaxformer.components.products import rows_times_weights
 from flaxformer.retired import refuse_retired
 from flaxformer.step import Step
 from flaxformer.types import Activation, Array, DType, Initializer, Precision
@@ -80,9 +80,7 @@ class DenseGeneral(nn.Module):
             # split stays so for the same reason.
             rows = rest if flax_partitioning.get_axis_rules() else (-1,)
             x = jnp.moveaxis(x, axes, range(-len(axes), 0)).reshape(*rows, math.prod(contracted))
-            axes = (x.ndim - 1,)
-        if self.reshape_kernel and weights_come_first(x, kernel):
-            x = weights_times_rows(x, kernel.T, self.precision)
+            x = rows_times_weights(x, kernel, self.precision)
         else:
             x = jax.lax.dot_general(x, kernel, ((axes, tuple(range(len(axes)))), ((), ())), precision=self.precision)
         x = x.reshape(rest + features)

@@ -1,9 +1,15 @@
-"""The product of a few rows with many weights, in the order that XLA computes fast on CPU."""
+"""The product of a few rows with many weights, in forms that XLA computes fast on CPU.
+
+Each is for one place: a loop in which few rows read all weights of a model at every step, as decoding does. Elsewhere a
+product is `jax.lax.dot_general`, which is what large ones want, and what gradients are fast for.
+"""
 
 import contextlib
 import contextvars
+import functools
 import math
-from typing import Any
+import operator
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,26 +18,34 @@ from jaxtyping import Float
 from flaxformer.telling import told
 from flaxformer.types import Array, Precision
 
-_WEIGHTS_FIRST: contextvars.ContextVar[bool] = contextvars.ContextVar("weights_first", default=False)
+Order = Literal["as stored", "turned"]
+
+_ORDER: contextvars.ContextVar[Order | None] = contextvars.ContextVar("order_of_weights", default=None)
+
+TERMS = 8
+"""How many blocks of weights one pass of `row_times_weights` reads side by side."""
+
+WIDEST = 4096
+"""Up to how many columns that is faster than XLA's product, whose reads are long enough beyond."""
 
 
-def weights_first(chosen: bool = True) -> contextlib.AbstractContextManager[bool]:
-    """While a model is traced, its float32 products with matrices of weights become `weights_times_rows`.
+def read_in_loop(order: Order | None) -> contextlib.AbstractContextManager[Order | None]:
+    """While a model is traced, its products with matrices of weights are those of a loop on CPU.
 
-    XLA's products on CPU copy their second operand into another order first. Where rows are few and weights many the
-    rows are the ones to copy, provided that the weights lie by output, `[N K]`. This is for loops that bring them into
-    that order before they start, as decoding does; other weights are transposed at every product.
+    Args:
+      order: how the loop has laid the weights: "turned", by output, `[N K]`, or "as stored", `[K N]`. None: products as
+        they are outside of loops.
     """
-    return told(_WEIGHTS_FIRST, chosen)
+    return told(_ORDER, order)
 
 
-def weights_are_first() -> bool:
-    """Whether a model is being traced that way."""
-    return _WEIGHTS_FIRST.get()
+def weights_are_turned() -> bool:
+    """Whether a model is being traced for a loop that has turned its weights."""
+    return _ORDER.get() == "turned"
 
 
 def is_matrix(path: Any, leaf: Array, stacked: bool = False) -> bool:
-    """Whether a parameter is one of those that are brought into that order: a float32 matrix `kernel`, or a stack."""
+    """Whether a parameter is one of those that are turned: a float32 matrix `kernel`, or a stack of them."""
     return getattr(path[-1], "key", None) == "kernel" and leaf.ndim == 2 + stacked and leaf.dtype == jnp.float32
 
 
@@ -40,17 +54,50 @@ def turn_matrices(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, x: x.T if is_matrix(path, x) else x, params)
 
 
-def weights_come_first(*operands: Array) -> bool:
-    """Whether a product of these is to be taken by `weights_times_rows`."""
-    return weights_are_first() and all(x.dtype == jnp.float32 for x in operands)
+def rows_times_weights(
+    rows: Float[Array, "*R K"], weights: Float[Array, "K N"], precision: Precision = None
+) -> Float[Array, "*R N"]:
+    """`rows @ weights`, in the form that suits the loop it is traced for, if it is traced for one."""
+    order = _ORDER.get()
+    if order == "turned" and rows.dtype == weights.dtype == jnp.float32:
+        return turned_weights_times_rows(rows, weights.T, precision)
+    if order is not None and _is_for_one_row(rows, weights):
+        return row_times_weights(rows.reshape(-1), weights).reshape(*rows.shape[:-1], -1)
+    return jax.lax.dot_general(rows, weights, (((rows.ndim - 1,), (0,)), ((), ())), precision=precision)
 
 
-def weights_times_rows(
+def _is_for_one_row(rows: Array, weights: Array) -> bool:
+    suits = len(weights) % TERMS == 0 and weights.shape[1] <= WIDEST
+    return suits and math.prod(rows.shape[:-1]) == 1 and jnp.issubdtype(weights.dtype, jnp.floating)
+
+
+def turned_weights_times_rows(
     rows: Float[Array, "*R K"], weights: Float[Array, "N K"], precision: Precision = None
 ) -> Float[Array, "*R N"]:
-    """`rows @ weights.T`, as `(weights @ rows.T).T`."""
+    """`rows @ weights.T`, as `(weights @ rows.T).T`.
+
+    XLA's products on CPU copy their second operand into another order first. Where rows are few and weights many the
+    rows are the ones to copy, provided that the weights lie by output. This is for loops that turn them before they
+    start; other weights are transposed at every product.
+    """
     *shape, width = rows.shape
     # The barriers keep XLA from folding the transposes into the product, which then takes four times as long.
     columns = jax.lax.optimization_barrier(rows.reshape(math.prod(shape), width).T)
     products = jax.lax.optimization_barrier(jnp.matmul(weights, columns, precision=precision))
     return products.T.reshape(*shape, len(weights))
+
+
+def row_times_weights(row: Float[Array, " K"], weights: Float[Array, "K N"]) -> Float[Array, " N"]:
+    """`row @ weights`, as sums of few terms that XLA takes on all cores; K is a multiple of `TERMS`.
+
+    Its product of a matrix with one vector runs on one core and waits for memory where rows of weights are short. One
+    pass adds up `TERMS` blocks of `K / TERMS` rows each, element by element, and a small product adds what is left.
+    """
+    kind = jnp.promote_types(weights.dtype, jnp.float32)  # sums of bfloat16 are taken in float32, as in a product
+    blocks = weights.reshape(TERMS, -1, weights.shape[1]).astype(kind)
+    # The barriers keep XLA from computing the row, a norm for example, anew for every column, from joining the two
+    # sums, and from moving slices of the weights out of the loop, a copy of each.
+    factors = jax.lax.optimization_barrier(row).reshape(TERMS, -1, 1).astype(kind)
+    sums = functools.reduce(operator.add, (blocks[i] * factors[i] for i in range(TERMS)))
+    sums = jax.lax.optimization_barrier(sums)
+    return (jnp.ones(len(sums), kind) @ sums).astype(weights.dtype)

@@ -13,7 +13,7 @@ from jaxtyping import Float, Shaped
 
 from flaxformer.components.dense import DenseGeneral
 from flaxformer.components.embedder import Embedder, checked_ids
-from flaxformer.components.products import weights_come_first, weights_times_rows
+from flaxformer.components.products import rows_times_weights
 from flaxformer.types import Array, DType, Initializer
 
 
@@ -93,9 +93,7 @@ class Embed(nn.Module, Embedder[Array]):
     def attend(self, query: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
         """Scores `query` against every row: `query @ embedding.T`, as tied output logits need."""
         table = self.embedding.astype(self.attend_dtype or self.dtype)
-        if weights_come_first(query, table):
-            return weights_times_rows(query, table)
-        return jnp.einsum("...d,vd->...v", query, table)
+        return rows_times_weights(query, table.T)
 
     def _scaled(self, x: Array) -> Array:
         return x if self.scale is None else x * jnp.asarray(self.scale, x.dtype)

@@ -1,8 +1,9 @@
 """In which order a loop's weights lie while it runs.
 
-On CPU, products of a few rows are fast where the weights lie by output (see `flaxformer.components.products`), and a
+On CPU, products of several rows are fast where the weights lie by output (see `flaxformer.components.products`), and a
 layer's weights are read out of a stack fast where the layers are its first axis. A loop of several steps therefore
-brings its weights into that order once, before it starts; what it costs is one more copy of them.
+brings its weights into that order once, before it starts; what it costs is one more copy of them. One row reads them
+fast as they are stored.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import jax
 import jax.numpy as jnp
 
 from flaxformer.architectures.repeat import layers_first
-from flaxformer.components.products import is_matrix, weights_first
+from flaxformer.components import products
+from flaxformer.components.products import is_matrix, read_in_loop
 from flaxformer.types import Array
 
 FEWEST_STEPS = 16
@@ -46,20 +48,21 @@ class Order:
     """How weights lie.
 
     Attributes:
-      turned: whether matrices lie by output, `[N K]`.
+      matrices: as `flaxformer.components.products.read_in_loop` takes it.
       stack: of layers that now are the first axis; None where there are none.
     """
 
-    turned: bool = False
+    matrices: products.Order | None = None
     stack: Stack | None = None
 
     def concerns(self, path: Any, leaf: Array) -> tuple[bool, bool]:
         """Whether a parameter is part of the stack, and whether it is a matrix that is turned."""
         stacked = self.stack is not None and self.stack.holds(path)
-        return stacked, self.turned and is_matrix(path, leaf, stacked)
+        return stacked, self.matrices == "turned" and is_matrix(path, leaf, stacked)
 
 
 AS_STORED = Order()
+IN_PLACE = Order("as stored")
 
 
 def order_weights(params: Any, rows: int, steps: int, stack: Stack | None = None) -> tuple[Any, Order]:
@@ -71,13 +74,13 @@ def order_weights(params: Any, rows: int, steps: int, stack: Stack | None = None
       steps: how many are ahead.
       stack: the layers that the model scans.
     """
-    order = Order(1 < rows <= MOST_ROWS, stack)
-    if jax.default_backend() != "cpu" or steps < FEWEST_STEPS:
+    if jax.default_backend() != "cpu":
         return params, AS_STORED
+    order = Order("turned" if 1 < rows <= MOST_ROWS else "as stored", stack)
     leaves = jax.tree_util.tree_leaves_with_path(params)
     size = sum(leaf.size * leaf.dtype.itemsize for path, leaf in leaves if any(order.concerns(path, leaf)))
-    if not 0 < size <= MOST_BYTES:
-        return params, AS_STORED
+    if steps < FEWEST_STEPS or not 0 < size <= MOST_BYTES:
+        return params, IN_PLACE
 
     def ordered(path: Any, leaf: Array) -> Array:
         stacked, turned = order.concerns(path, leaf)
@@ -97,7 +100,7 @@ def reading(params: Any, order: Order) -> Iterator[Any]:
         stacked, turned = order.concerns(path, leaf)
         return leaf.T if turned and not stacked else leaf  # the scan takes care of its own
 
-    with weights_first(order.turned), layers_first(order.stack is not None):
+    with read_in_loop(order.matrices), layers_first(order.stack is not None):
         yield jax.tree_util.tree_map_with_path(as_stored, params)
 
 
