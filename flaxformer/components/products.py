@@ -87,6 +87,7 @@ def turned_weights_times_rows(
     return products.T.reshape(*shape, len(weights))
 
 
+@jax.jit  # traced once for all layers
 def row_times_weights(row: Float[Array, " K"], weights: Float[Array, "K N"]) -> Float[Array, " N"]:
     """`row @ weights`, as sums of few terms that XLA takes on all cores; K is a multiple of `TERMS`.
 
@@ -97,7 +98,7 @@ def row_times_weights(row: Float[Array, " K"], weights: Float[Array, "K N"]) -> 
     blocks = weights.reshape(TERMS, -1, weights.shape[1]).astype(kind)
     # The barriers keep XLA from computing the row, a norm for example, anew for every column, from joining the two
     # sums, and from moving slices of the weights out of the loop, a copy of each.
-    factors = jax.lax.optimization_barrier(row).reshape(TERMS, -1, 1).astype(kind)
-    sums = functools.reduce(operator.add, (blocks[i] * factors[i] for i in range(TERMS)))
+    products = blocks * jax.lax.optimization_barrier(row).reshape(TERMS, -1, 1).astype(kind)
+    sums = functools.reduce(operator.add, (products[i : i + 1] for i in range(TERMS)))[0]
     sums = jax.lax.optimization_barrier(sums)
     return (jnp.ones(len(sums), kind) @ sums).astype(weights.dtype)
