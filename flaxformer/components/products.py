@@ -83,6 +83,6 @@ def turned_weights_times_rows(
     *shape, width = rows.shape
     products = blocks * row.reshape(TERMS, -1, 1).astype(kind)
     sums = functools.reduce(operator.add, (products[i : i + 1] for i in range(TERMS)))[0]
-    # The barrier keeps XLA from joining the sums, and from moving slices of the weights out of the loop, a copy of each.
+    # The barrier keeps XLA from joining the sums and from moving slices of weights out of the loop, a copy of each.
     sums = jax.lax.optimization_barrier(sums)
     return (jnp.ones(len(sums), kind) @ sums).astype(weights.dtype)
