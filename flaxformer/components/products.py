@@ -81,6 +81,21 @@ def turned_weights_times_rows(
     start; other weights are transposed at every product.
     """
     *shape, width = rows.shape
+    # The barriers keep XLA from folding the transposes into the product, which then takes four times as long.
+    columns = jax.lax.optimization_barrier(rows.reshape(math.prod(shape), width).T)
+    products = jax.lax.optimization_barrier(jnp.matmul(weights, columns, precision=precision))
+    return products.T.reshape(*shape, len(weights))
+
+
+@jax.jit  # traced once for all layers
+def row_times_weights(row: Float[Array, " K"], weights: Float[Array, "K N"]) -> Float[Array, " N"]:
+    """`row @ weights`, as sums of few terms that XLA takes on all cores; K is a multiple of `TERMS`.
+
+    Its product of a matrix with one vector runs on one core and waits for memory where rows of weights are short. One
+    pass adds up `TERMS` blocks of `K / TERMS` rows each, element by element, and a small product adds what is left.
+    """
+    kind = jnp.promote_types(weights.dtype, jnp.float32)  # sums of bfloat16 are taken in float32, as in a product
+    blocks = weights.reshape(TERMS, -1, weights.shape[1]).astype(kind)
     products = blocks * row.reshape(TERMS, -1, 1).astype(kind)
     sums = functools.reduce(operator.add, (products[i : i + 1] for i in range(TERMS)))[0]
     # The barrier keeps XLA from joining the sums and from moving slices of weights out of the loop, a copy of each.
