@@ -25,6 +25,9 @@ _ORDER: contextvars.ContextVar[Order | None] = contextvars.ContextVar("order_of_
 TERMS = 8
 """How many blocks of weights one pass of `row_times_weights` reads side by side."""
 
+BLOCK_ROWS = 2
+"""How many rows may each read the weights that way. The second finds them in a cache; three take as long turned."""
+
 WIDEST = 4096
 """Up to how many columns that is faster than XLA's product, whose reads are long enough beyond."""
 
@@ -61,14 +64,15 @@ def rows_times_weights(
     order = _ORDER.get()
     if order == "turned" and rows.dtype == weights.dtype == jnp.float32:
         return turned_weights_times_rows(rows, weights.T, precision)
-    if order is not None and _is_for_one_row(rows, weights):
-        return row_times_weights(rows.reshape(-1), weights).reshape(*rows.shape[:-1], -1)
+    if order is not None and _suit_blocks(rows, weights):
+        by_row = [row_times_weights(row, weights) for row in rows.reshape(-1, len(weights))]
+        return jnp.stack(by_row).reshape(*rows.shape[:-1], weights.shape[1])
     return jax.lax.dot_general(rows, weights, (((rows.ndim - 1,), (0,)), ((), ())), precision=precision)
 
 
-def _is_for_one_row(rows: Array, weights: Array) -> bool:
-    suits = len(weights) % TERMS == 0 and weights.shape[1] <= WIDEST
-    return suits and math.prod(rows.shape[:-1]) == 1 and jnp.issubdtype(weights.dtype, jnp.floating)
+def _suit_blocks(rows: Array, weights: Array) -> bool:
+    suits = len(weights) % TERMS == 0 and weights.shape[1] <= WIDEST and jnp.issubdtype(weights.dtype, jnp.floating)
+    return suits and 1 <= math.prod(rows.shape[:-1]) <= BLOCK_ROWS
 
 
 def turned_weights_times_rows(

@@ -2,8 +2,8 @@
 
 On CPU, products of several rows are fast where the weights lie by output (see `flaxformer.components.products`), and a
 layer's weights are read out of a stack fast where the layers are its first axis. A loop of several steps therefore
-brings its weights into that order once, before it starts; what it costs is one more copy of them. One row reads them
-fast as they are stored.
+brings its weights into that order once, before it starts; what it costs is one more copy of them. One or two rows read
+them fast as they are stored.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from flaxformer.architectures.repeat import layers_first
 from flaxformer.components import products
-from flaxformer.components.products import is_matrix, read_in_loop
+from flaxformer.components.products import BLOCK_ROWS, is_matrix, read_in_loop
 from flaxformer.types import Array
 
 FEWEST_STEPS = 16
@@ -70,13 +70,13 @@ def order_weights(params: Any, rows: int, steps: int, stack: Stack | None = None
 
     Args:
       params: of the model.
-      rows: how many the model reads at a step. One row needs no turned weights, and many do not.
+      rows: how many the model reads at a step. One or two need no turned weights, and many do not.
       steps: how many are ahead.
       stack: the layers that the model scans.
     """
     if jax.default_backend() != "cpu":
         return params, AS_STORED
-    order = Order("turned" if 1 < rows <= MOST_ROWS else "as stored", stack)
+    order = Order("turned" if BLOCK_ROWS < rows <= MOST_ROWS else "as stored", stack)
     leaves = jax.tree_util.tree_leaves_with_path(params)
     size = sum(leaf.size * leaf.dtype.itemsize for path, leaf in leaves if any(order.concerns(path, leaf)))
     if steps < FEWEST_STEPS or not 0 < size <= MOST_BYTES:

@@ -64,13 +64,14 @@ def test_modules_take_these_products_only_where_asked(make, turns, order):
     [
         ((1, 1), TERMS, 4, jnp.float32, True),
         ((1,), 2 * TERMS, 4, jnp.bfloat16, True),
-        ((2, 1), TERMS, 4, jnp.float32, False),
+        ((2, 1), TERMS, 4, jnp.float32, True),
+        ((3, 1), TERMS, 4, jnp.float32, False),
         ((1, 1), TERMS + 1, 4, jnp.float32, False),
         ((1, 1), TERMS, WIDEST + 1, jnp.float32, False),
     ],
-    ids=["one row", "bfloat16", "two rows", "no multiple", "wide"],
+    ids=["one row", "bfloat16", "two rows", "three rows", "no multiple", "wide"],
 )
-def test_one_row_is_multiplied_by_blocks_where_that_is_fast(rows, width, features, dtype, blocks):
+def test_one_or_two_rows_are_multiplied_by_blocks_where_that_is_fast(rows, width, features, dtype, blocks):
     module = DenseGeneral(features, use_bias=False, dtype=dtype)
     x = jax.random.normal(jax.random.PRNGKey(2), (*rows, width), dtype)
     variables = module.init(jax.random.PRNGKey(1), x)
