@@ -23,7 +23,7 @@ from jaxtyping import Float, Int
 
 from flaxformer.components.attention.caches.store import BY_SLOT, observed
 from flaxformer.decoding.cache_rows import Stacked, check_rows, count_rows, pick_rows, repeat_rows, stacked_part
-from flaxformer.decoding.hidden_states import is_last_norm, last_hidden
+from flaxformer.decoding.hidden_states import is_last, last_hidden
 from flaxformer.decoding.prompts import ENCODER_TOKENS, Prompts
 from flaxformer.decoding.slots import rewound, widened
 from flaxformer.decoding.static import Static
@@ -256,7 +256,7 @@ class ModelSession:
     ) -> tuple[Float[Array, "R T V"], Any]:
         options: dict[str, Any] = {"step": step, "enable_dropout": False, "mutable": mutable, **flags}
         if self.hidden:
-            options |= {"mutable": [*mutable, "intermediates"], "capture_intermediates": is_last_norm}
+            options |= {"mutable": [*mutable, "intermediates"], "capture_intermediates": is_last}
         with reading(context.variables["params"], context.order) as params:
             variables = {**context.variables, "params": params, **cache}
             if not self.has_encoder:

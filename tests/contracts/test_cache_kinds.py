@@ -74,6 +74,7 @@ WITHOUT_RING = ("relative", "encoder_decoder", "latent")  # a bias for every slo
 SAMPLE = {
     ("latent", "full", "draft"), ("linear", "own", "contrastive"), ("gemma3_text", "own", "lookup"),
     ("rotary", "ring", "greedy"), ("grouped", "full", "sample"), ("encoder_decoder", "int8", "beam"),
+    ("bart", "own", "contrastive"),  # no norm behind the last layer
 }  # fmt: skip
 
 
