@@ -71,8 +71,9 @@ def rows_times_weights(
 
 
 def _suit_blocks(rows: Array, weights: Array) -> bool:
-    suits = len(weights) % TERMS == 0 and weights.shape[1] <= WIDEST and jnp.issubdtype(weights.dtype, jnp.floating)
-    return suits and 1 <= math.prod(rows.shape[:-1]) <= BLOCK_ROWS
+    few = 1 <= math.prod(rows.shape[:-1]) <= BLOCK_ROWS
+    fits = len(weights) % TERMS == 0 and weights.shape[1] <= WIDEST
+    return few and fits and rows.dtype == weights.dtype and jnp.issubdtype(weights.dtype, jnp.floating)
 
 
 def turned_weights_times_rows(

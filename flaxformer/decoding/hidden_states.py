@@ -14,6 +14,7 @@ from flaxformer.types import Array
 _SOWN = "pre_logits_layer"
 _LAST_NORM = "decoder_norm"
 _LAST_DROPOUT = "output_dropout"  # behind the last layer of stacks that have no last norm, such as BART's
+_SHOWN = (_SOWN, _LAST_NORM, _LAST_DROPOUT)
 
 
 def is_last(module: nn.Module, method: str) -> bool:
@@ -32,8 +33,8 @@ def last_hidden(intermediates: Mapping[str, Any]) -> Float[Array, "R T D"]:
     found: dict[str, Array] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(intermediates):
         names = [key.key for key in path if hasattr(key, "key")]
-        found |= {name: leaf for name in (_SOWN, _LAST_NORM, _LAST_DROPOUT) if name in names}
-    for name in (_SOWN, _LAST_NORM, _LAST_DROPOUT):
+        found |= {name: leaf for name in _SHOWN if name in names}
+    for name in _SHOWN:
         if name in found:
             return found[name]
     raise ValueError(

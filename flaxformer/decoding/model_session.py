@@ -27,7 +27,7 @@ from flaxformer.decoding.hidden_states import is_last, last_hidden
 from flaxformer.decoding.prompts import ENCODER_TOKENS, Prompts
 from flaxformer.decoding.slots import rewound, widened
 from flaxformer.decoding.static import Static
-from flaxformer.decoding.weight_order import AS_STORED, Order, order_weights, reading, scanned_stack
+from flaxformer.decoding.weight_order import OUTSIDE, Order, order_weights, reading, scanned_stack
 from flaxformer.step import Step
 from flaxformer.types import Array
 
@@ -75,7 +75,7 @@ class Context(flax.struct.PyTreeNode):
     variables: Any
     encoded: Float[Array, "B S D"] | None = None
     encoder_input_tokens: Int[Array, "B S"] | None = None
-    order: Order = flax.struct.field(pytree_node=False, default=AS_STORED)
+    order: Order = flax.struct.field(pytree_node=False, default=OUTSIDE)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -61,8 +61,8 @@ class Order:
         return stacked, self.matrices == "turned" and is_matrix(path, leaf, stacked)
 
 
-AS_STORED = Order()
-IN_PLACE = Order("as stored")
+OUTSIDE = Order()
+AS_STORED = Order("as stored")
 
 
 def order_weights(params: Any, rows: int, steps: int, stack: Stack | None = None) -> tuple[Any, Order]:
@@ -75,12 +75,12 @@ def order_weights(params: Any, rows: int, steps: int, stack: Stack | None = None
       stack: the layers that the model scans.
     """
     if jax.default_backend() != "cpu":
-        return params, AS_STORED
+        return params, OUTSIDE
     order = Order("turned" if BLOCK_ROWS < rows <= MOST_ROWS else "as stored", stack)
     leaves = jax.tree_util.tree_leaves_with_path(params)
     size = sum(leaf.size * leaf.dtype.itemsize for path, leaf in leaves if any(order.concerns(path, leaf)))
     if steps < FEWEST_STEPS or not 0 < size <= MOST_BYTES:
-        return params, IN_PLACE
+        return params, AS_STORED
 
     def ordered(path: Any, leaf: Array) -> Array:
         stacked, turned = order.concerns(path, leaf)

@@ -89,3 +89,15 @@ def test_other_types_than_float32_are_not_turned():
     variables = module.init(jax.random.PRNGKey(1), x)
     with read_in_loop("turned"):
         assert "optimization_barrier" not in str(jax.make_jaxpr(module.apply)(variables, x))
+
+
+@pytest.mark.parametrize("order", ["as stored", "turned"])
+def test_types_that_differ_meet_as_they_do_elsewhere(order):
+    module = Attends(num_embeddings=7, features=TERMS, attend_dtype=jnp.bfloat16)
+    query = jax.random.normal(jax.random.PRNGKey(2), (1, TERMS))
+    variables = module.init(jax.random.PRNGKey(1), query)
+    with read_in_loop(order):
+        found = module.apply(variables, query)
+    expected = module.apply(variables, query)
+    assert found.dtype == expected.dtype == jnp.float32
+    np.testing.assert_array_equal(found, expected)

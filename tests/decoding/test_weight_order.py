@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from flaxformer.decoding import BeamSearch, Greedy, PromptLookup, generate, model_session, weight_order
-from flaxformer.decoding.weight_order import AS_STORED, IN_PLACE, Order, Stack, order_weights, reading
+from flaxformer.decoding.weight_order import AS_STORED, OUTSIDE, Order, Stack, order_weights, reading
 from tests.decoding.test_model_session import EOS, inputs_of, model_of
 from tests.decoding.test_model_session import PROMPTS as RAGGED
 
@@ -55,12 +55,12 @@ def test_scanned_layers_come_first_and_are_left_so(rows, kernel, stacked):
 )
 def test_weights_stay_where_another_order_does_not_pay(change):
     params, order = order_weights(**(options := {"params": PARAMS, "rows": 3, "steps": STEPS} | change))
-    assert params is options["params"] and order == IN_PLACE
+    assert params is options["params"] and order == AS_STORED
 
 
 def test_other_platforms_keep_their_weights(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert order_weights(PARAMS, 3, STEPS, STACK) == (PARAMS, AS_STORED)
+    assert order_weights(PARAMS, 3, STEPS, STACK) == (PARAMS, OUTSIDE)
 
 
 @pytest.mark.parametrize(
@@ -78,19 +78,27 @@ def test_results_are_those_of_weights_as_stored(name, rows, strategy, draft, mon
     options: dict[str, Any] = {"strategy": strategy, "draft": draft, "eos_id": EOS, "max_new_tokens": STEPS}
     inputs: Any = jax.tree.map(lambda x: x[:rows], inputs_of(name, RAGGED))
     found = generate(*model_of(name), inputs, **options)
-    monkeypatch.setattr(model_session, "order_weights", lambda params, *_: (params, AS_STORED))
+    monkeypatch.setattr(model_session, "order_weights", lambda params, *_: (params, OUTSIDE))
     expected = generate(*model_of(name), inputs, **options, checks=True)  # another program
     np.testing.assert_array_equal(found.tokens, expected.tokens)
     np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["encdec_v11", "declm_tied", "encdec_scan", "declm_scan"])
-def test_loops_of_models_read_weights_in_this_order(name, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "beams", "order"),
+    [
+        ("encdec_v11", 2, "turned"),
+        ("encdec_scan", 2, "turned"),
+        ("declm_scan", 1, "as stored"),
+        ("declm_tied", 1, "as stored"),
+    ],
+)
+def test_loops_of_models_read_weights_in_this_order(name, beams, order, monkeypatch):
     said = {"read_in_loop": [], "layers_first": []}
     for word, heard in said.items():
         tell = getattr(weight_order, word)
         monkeypatch.setattr(weight_order, word, lambda so, tell=tell, heard=heard: heard.append(so) or tell(so))
-    options: dict[str, Any] = {"strategy": BeamSearch(num_beams=2), "eos_id": EOS, "max_new_tokens": STEPS + 1}
+    options: dict[str, Any] = {"strategy": BeamSearch(num_beams=beams), "eos_id": EOS, "max_new_tokens": STEPS + 1}
     asked: Any = (*model_of(name), inputs_of(name, RAGGED))
     jax.eval_shape(lambda: generate(*asked, **options))
-    assert "turned" in said["read_in_loop"] and any(said["layers_first"]) == ("scan" in name)
+    assert order in said["read_in_loop"] and any(said["layers_first"]) == ("scan" in name)
