@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks import measure
 from benchmarks.programs import Subject, Workload
 from flaxformer.configs.flops import matmul_flops
-from flaxformer.decoding import BeamSearch, Greedy, generate
+from flaxformer.decoding import BeamSearch, Greedy, generate, prepare_weights
 from flaxformer.decoding.model_session import ModelSession
 from flaxformer.decoding.prompts import make_prompts
 
@@ -84,6 +84,7 @@ class Generator:
         subject = Subject(model, Workload(1, 8, 8))
         self.model, self.parameters = model, subject.parameters
         self.params = subject.random_params()
+        self._variables = prepare_weights(model, {"params": self.params})
         self._session = ModelSession(model)
         sizes = self._session.vocabulary_sizes({"params": self.params})
         self._vocabulary = min(sizes.values(), default=256)
@@ -103,20 +104,18 @@ class Generator:
         strategy = Greedy() if case.beams == 1 else BeamSearch(case.beams)
         inputs = self.inputs(case)
 
-        def run(params: Any, inputs: Mapping[str, jax.Array]) -> Any:
-            return generate(
-                self.model, {"params": params}, inputs, strategy=strategy, max_new_tokens=case.new, eos_id=EOS
-            )
+        def run(variables: Any, inputs: Mapping[str, jax.Array]) -> Any:
+            return generate(self.model, variables, inputs, strategy=strategy, max_new_tokens=case.new, eos_id=EOS)
 
-        program = measure.compile_program(run, self.params, inputs)
-        first = measure.timed(lambda: jax.block_until_ready(program.run(self.params, inputs)))
-        lengths = np.asarray(program.run(self.params, inputs).lengths)
+        program = measure.compile_program(run, self._variables, inputs)
+        first = measure.timed(lambda: jax.block_until_ready(program.run(self._variables, inputs)))
+        lengths = np.asarray(program.run(self._variables, inputs).lengths)
         if lengths.max() < case.new:
             raise ValueError(
                 f"{case.name} ended after {lengths.max()} tokens; expected {case.new}, for which the random model has "
                 f"to avoid id {EOS}. Measure a model with a larger vocabulary."
             )
-        task = lambda: jax.block_until_ready(program.run(self.params, inputs))  # noqa: E731
+        task = lambda: jax.block_until_ready(program.run(self._variables, inputs))  # noqa: E731
         return task, program, program.trace_seconds + program.compile_seconds + first
 
     def work(self, case: Case) -> Work:

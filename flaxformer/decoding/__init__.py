@@ -42,6 +42,7 @@ from flaxformer.decoding.strategies import (
     Strategy,
 )
 from flaxformer.decoding.streaming import Piece, stream
+from flaxformer.decoding.weight_order import prepare_weights
 
 __all__ = [
     "Automaton",
@@ -72,6 +73,7 @@ __all__ = [
     "bucketed",
     "generate",
     "prefill",
+    "prepare_weights",
     "score",
     "stream",
 ]

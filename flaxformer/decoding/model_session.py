@@ -27,7 +27,7 @@ from flaxformer.decoding.hidden_states import is_last, last_hidden
 from flaxformer.decoding.prompts import ENCODER_TOKENS, Prompts
 from flaxformer.decoding.slots import rewound, widened
 from flaxformer.decoding.static import Static
-from flaxformer.decoding.weight_order import OUTSIDE, Order, order_weights, reading, scanned_stack
+from flaxformer.decoding.weight_order import OUTSIDE, PREPARED, Order, order_weights, reading, scanned_stack
 from flaxformer.step import Step
 from flaxformer.types import Array
 
@@ -173,8 +173,10 @@ class ModelSession:
     def in_loop(self, context: Context, memory: Memory, rows: int, steps: int) -> Context:
         """The same for a loop of `steps` that read `rows` each: weights in the order in which it reads them fast."""
         stack: Any = self.model.apply(context.variables, method=scanned_stack)
-        params, order = order_weights(context.variables["params"], rows, steps, stack)
-        return context.replace(variables={**context.variables, "params": params}, order=order)
+        variables = dict(context.variables)
+        prepared = variables.pop(PREPARED, None)
+        params, order = order_weights(variables["params"], rows, steps, stack, prepared)
+        return context.replace(variables=variables | {"params": params}, order=order)
 
     def step(self, context: Context, memory: Memory, tokens: Int[Array, " R"]) -> tuple[Float[Array, "R V"], Memory]:
         """Reads one token per row; returns the logits of the next."""

@@ -2,13 +2,24 @@
 
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
-from flaxformer.decoding import BeamSearch, Greedy, PromptLookup, generate, model_session, weight_order
-from flaxformer.decoding.weight_order import AS_STORED, OUTSIDE, Order, Stack, order_weights, reading
+from flaxformer.decoding import (
+    BeamSearch,
+    Greedy,
+    PromptLookup,
+    generate,
+    model_session,
+    prepare_weights,
+    stream,
+    weight_order,
+)
+from flaxformer.decoding.weight_order import AS_STORED, OUTSIDE, PREPARED, Order, Stack, order_weights, reading
 from tests.decoding.test_model_session import EOS, inputs_of, model_of
 from tests.decoding.test_model_session import PROMPTS as RAGGED
 
@@ -61,6 +72,55 @@ def test_weights_stay_where_another_order_does_not_pay(change):
 def test_other_platforms_keep_their_weights(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert order_weights(PARAMS, 3, STEPS, STACK) == (PARAMS, OUTSIDE)
+
+
+def test_what_is_prepared_is_read_and_not_turned_again():
+    prepared = {"a/kernel": jnp.zeros((4, 3))}
+    turned, order = order_weights(PARAMS, rows=3, steps=1, prepared=prepared)
+    assert order == Order("turned")
+    assert turned["a"]["kernel"] is prepared["a/kernel"] and turned["a"]["bias"] is PARAMS["a"]["bias"]
+    assert order_weights(PARAMS, rows=2, steps=STEPS, prepared=prepared) == (PARAMS, AS_STORED)
+
+
+@pytest.mark.parametrize(("name", "first"), [("encdec_v11", 0), ("declm_scan", 1)])
+def test_prepared_are_the_matrices_of_the_decoder(name, first):
+    model, variables = model_of(name)
+    ready = prepare_weights(model, variables)
+    assert ready["params"] is variables["params"]
+    kernels = flatten_dict({"decoder": variables["params"]["decoder"]}, sep="/")
+    kernels = {path: leaf for path, leaf in kernels.items() if path.endswith("kernel")}
+    expected = {path: jnp.moveaxis(leaf, first, 0) if leaf.ndim == 3 else leaf for path, leaf in kernels.items()}
+    chex.assert_trees_all_equal(ready[PREPARED], {path: leaf.mT for path, leaf in expected.items()})
+
+
+def test_nothing_is_prepared_on_other_platforms(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert prepare_weights(*model_of("declm_tied")) == model_of("declm_tied")[1]
+
+
+@pytest.mark.parametrize("name", ["encdec_v11", "declm_scan"])
+def test_prepared_weights_write_the_same_and_are_not_copied(name):
+    model, variables = model_of(name)
+    options: dict[str, Any] = {"strategy": BeamSearch(num_beams=2), "eos_id": EOS, "max_new_tokens": STEPS}
+
+    def write(variables):
+        return generate(model, variables, inputs_of(name, RAGGED), **options)
+
+    ready = prepare_weights(model, variables)
+    chex.assert_trees_all_equal(write(ready), write(variables))
+    counts = [str(jax.make_jaxpr(write)(given)).count("transpose") for given in (ready, variables)]
+    assert counts[1] - counts[0] >= len(ready[PREPARED])  # scanned layers are brought to the front too
+
+
+def test_streams_read_prepared_weights_in_every_call(monkeypatch):
+    said, tell = [], weight_order.read_in_loop
+    monkeypatch.setattr(weight_order, "read_in_loop", lambda order: said.append(order) or tell(order))
+    model, variables = model_of("encdec_v11")
+    inputs = jax.tree.map(lambda x: np.concatenate([x, x[:1]]), inputs_of("encdec_v11", RAGGED))
+    options: dict[str, Any] = {"strategy": Greedy(), "eos_id": EOS, "max_new_tokens": 6, "every": 2}
+    written = [list(stream(model, x, inputs, **options)) for x in (prepare_weights(model, variables), variables)]
+    assert "turned" in said  # too few steps for a copy that each call would make anew
+    chex.assert_trees_all_equal(*written)
 
 
 @pytest.mark.parametrize(
