@@ -21,6 +21,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
+
 from benchmarks import measure, show
 from benchmarks.decode_work import GROUPS, Case, Generator
 from benchmarks.peers import client
@@ -29,6 +31,7 @@ from flaxformer.configs import flags
 from flaxformer.configs.loading import default_root
 
 OURS = "flaxformer"
+INT8 = "flaxformer int8"
 PREFIX = "decode_"
 SCRIPTS = {path.stem.removeprefix(PREFIX): path for path in Path(client.__file__).parent.glob(f"{PREFIX}*.py")}
 ALIKE = ("machine", "versions", "flags")
@@ -49,6 +52,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--show", metavar="FILE", help="print a record, and measure nothing")
     parser.add_argument("--peers", action="store_true", help="measure other implementations in turns with ours")
     parser.add_argument("--peer-python", action="append", default=[], metavar="NAME=PATH", help="a peer's interpreter")
+    parser.add_argument("--int8", action="store_true", help="measure int8 weights too (`prepare_weights`)")
     flags.add_flags(parser)
     return parser
 
@@ -69,7 +73,12 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     if any(case.scanned for case in cases):
         arguments.gin_file = [*gin_files, arguments.scanned]
         generators[True] = Generator(_built(arguments, read_configuration(arguments)))
-    ready = {case.name: generators[case.scanned].prepare(case) for case in cases}
+    ours = {OURS: jnp.float32} | ({INT8: jnp.int8} if arguments.int8 else {})
+    ready = {
+        f"{system}/{case.name}": generators[case.scanned].prepare(case, dtype)
+        for case in cases
+        for system, dtype in ours.items()
+    }
     asked = [dataclasses.asdict(case) | {"name": case.name} for case in cases if not case.scanned]
     with contextlib.ExitStack() as stack:
         running = [
@@ -111,11 +120,12 @@ def _measure(ready: Mapping[str, Any], peers: Sequence[client.Peer], rounds: int
     calibrating = {"matmul": measure.matmul_task(), "read": measure.read_task()}
     timers = {name: functools.partial(measure.timed, task) for name, (task, _) in calibrating.items()}
     for name, (task, _, _) in ready.items():
-        timers[f"{OURS}/{name}"] = functools.partial(measure.timed, task)
+        timers[name] = functools.partial(measure.timed, task)
+        case = name.split("/")[-1]
         for peer in peers:
             for program in peer.programs:
-                if program.split("/")[-1] == name:
-                    timers[f"{_system(peer, program)}/{name}"] = functools.partial(peer.seconds, program)
+                if program.split("/")[-1] == case:
+                    timers[f"{_system(peer, program)}/{case}"] = functools.partial(peer.seconds, program)
     seconds = measure.alternate(timers, rounds, warmup)
     return seconds, measure.calibration(seconds, {name: work for name, (_, work) in calibrating.items()})
 
@@ -129,20 +139,15 @@ def _system(peer: client.Peer, program: str) -> str:
 def _results(cases, generators, ready, peers, seconds, rates) -> list[dict[str, Any]]:
     results = []
     for case in cases:
-        _, program, first = ready[case.name]
         work = generators[case.scanned].work(case)
         limit = work.seconds(
             rates["matmul_flops_per_second"]["median"], rates["read_bytes_per_second"]["median"]
         )  # of every system, in float32
-        known = {
-            "trace_seconds": program.trace_seconds,
-            "compile_seconds": program.compile_seconds,
-            "first_call_seconds": first,
-            "bytes": program.bytes,
-        }
         shared = {"case": case.name, **dataclasses.asdict(case), **dataclasses.asdict(work), "limit_seconds": limit}
         shared["calibration"] = rates
-        systems = {OURS: known}
+        systems = {
+            system: _known(*ready[name]) for system in (OURS, INT8) if (name := f"{system}/{case.name}") in ready
+        }
         for peer in peers:
             for name, told in peer.programs.items():
                 if name.split("/")[-1] == case.name:
@@ -150,6 +155,15 @@ def _results(cases, generators, ready, peers, seconds, rates) -> list[dict[str, 
         for system, told in systems.items():
             results.append(shared | _result(system, case, told, limit, seconds))
     return results
+
+
+def _known(_: measure.Task, program: measure.Program, first_call_seconds: float) -> dict[str, Any]:
+    return {
+        "trace_seconds": program.trace_seconds,
+        "compile_seconds": program.compile_seconds,
+        "first_call_seconds": first_call_seconds,
+        "bytes": program.bytes,
+    }
 
 
 def _result(system: str, case: Case, told: Mapping[str, Any], limit: float, seconds: Mapping[str, Any]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -84,7 +85,6 @@ class Generator:
         subject = Subject(model, Workload(1, 8, 8))
         self.model, self.parameters = model, subject.parameters
         self.params = subject.random_params()
-        self._variables = prepare_weights(model, {"params": self.params})
         self._session = ModelSession(model)
         sizes = self._session.vocabulary_sizes({"params": self.params})
         self._vocabulary = min(sizes.values(), default=256)
@@ -95,27 +95,31 @@ class Generator:
         tokens = np.random.default_rng(0).integers(2, self._vocabulary, (case.batch, case.source))
         return {name: jnp.asarray(tokens, jnp.int32)}
 
-    def prepare(self, case: Case) -> tuple[measure.Task, measure.Program, float]:
-        """The task that runs a case once, its program, and the seconds of the first call.
+    @functools.cache  # noqa: B019 (as many as there are dtypes, of a model that is kept anyway)
+    def _variables(self, dtype: Any) -> dict[str, Any]:
+        return prepare_weights(self.model, {"params": self.params}, dtype)
+
+    def prepare(self, case: Case, dtype: Any = jnp.float32) -> tuple[measure.Task, measure.Program, float]:
+        """The task that runs a case once, its program, and the seconds of the first call; weights are prepared.
 
         Raises:
           ValueError: when a sequence ended early, so that less was done than is counted.
         """
         strategy = Greedy() if case.beams == 1 else BeamSearch(case.beams)
-        inputs = self.inputs(case)
+        inputs, variables = self.inputs(case), self._variables(dtype)
 
         def run(variables: Any, inputs: Mapping[str, jax.Array]) -> Any:
             return generate(self.model, variables, inputs, strategy=strategy, max_new_tokens=case.new, eos_id=EOS)
 
-        program = measure.compile_program(run, self._variables, inputs)
-        first = measure.timed(lambda: jax.block_until_ready(program.run(self._variables, inputs)))
-        lengths = np.asarray(program.run(self._variables, inputs).lengths)
+        program = measure.compile_program(run, variables, inputs)
+        first = measure.timed(lambda: jax.block_until_ready(program.run(variables, inputs)))
+        lengths = np.asarray(program.run(variables, inputs).lengths)
         if lengths.max() < case.new:
             raise ValueError(
                 f"{case.name} ended after {lengths.max()} tokens; expected {case.new}, for which the random model has "
                 f"to avoid id {EOS}. Measure a model with a larger vocabulary."
             )
-        task = lambda: jax.block_until_ready(program.run(self._variables, inputs))  # noqa: E731
+        task = lambda: jax.block_until_ready(program.run(variables, inputs))  # noqa: E731
         return task, program, program.trace_seconds + program.compile_seconds + first
 
     def work(self, case: Case) -> Work:

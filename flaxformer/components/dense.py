@@ -16,6 +16,7 @@ from jaxtyping import Int, Shaped
 from flaxformer import activation_partitioning
 from flaxformer.components.activations import resolve_activation
 from flaxformer.components.calling import call_part
+from flaxformer.components.int8_matrix import Int8Matrix
 from flaxformer.components.products import rows_times_weights
 from flaxformer.retired import refuse_retired
 from flaxformer.step import Step
@@ -71,7 +72,8 @@ class DenseGeneral(nn.Module):
         names = self._stored_axis_names(len(contracted), len(features))
         kernel = flax_partitioning.param_with_axes("kernel", self.kernel_init, stored_shape, jnp.float32, axes=names)
 
-        x, kernel = jnp.asarray(inputs, self.dtype), jnp.asarray(kernel, self.dtype)
+        x = jnp.asarray(inputs, self.dtype)
+        kernel = kernel if isinstance(kernel, Int8Matrix) else jnp.asarray(kernel, self.dtype)
         rest = tuple(size for a, size in enumerate(x.shape) if a not in axes)
         if self.reshape_kernel:
             # A product of two matrices: its weight gradient then reads both operands as they lie. With [B T D] inputs
@@ -82,6 +84,7 @@ class DenseGeneral(nn.Module):
             x = jnp.moveaxis(x, axes, range(-len(axes), 0)).reshape(*rows, math.prod(contracted))
             x = rows_times_weights(x, kernel, self.precision)
         else:
+            kernel = jnp.asarray(kernel, self.dtype)
             x = jax.lax.dot_general(x, kernel, ((axes, tuple(range(len(axes)))), ((), ())), precision=self.precision)
         x = x.reshape(rest + features)
         if self.use_bias:

@@ -9,12 +9,14 @@ import contextvars
 import functools
 import math
 import operator
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from flaxformer.components.int8_matrix import Int8Matrix
 from flaxformer.telling import told
 from flaxformer.types import Array, Precision
 
@@ -48,19 +50,27 @@ def weights_are_turned() -> bool:
 
 
 def is_matrix(path: Any, leaf: Array, stacked: bool = False) -> bool:
-    """Whether a parameter is one of those that are turned: a float32 matrix `kernel`, or a stack of them."""
-    return getattr(path[-1], "key", None) == "kernel" and leaf.ndim == 2 + stacked and leaf.dtype == jnp.float32
+    """Whether a parameter is one of those that are turned: a matrix `kernel` of float32 or int8, or a stack of them."""
+    kind = isinstance(leaf, Int8Matrix) or leaf.dtype == jnp.float32
+    return getattr(path[-1], "key", None) == "kernel" and leaf.ndim == 2 + stacked and kind
+
+
+def map_parameters(function: Callable[[Any, Any], Any], params: Any) -> Any:
+    """`function(path, parameter)` of every parameter."""
+    return jax.tree_util.tree_map_with_path(function, params, is_leaf=lambda x: isinstance(x, Int8Matrix))
 
 
 def turn_matrices(params: Any) -> Any:
     """`params` with its matrices transposed."""
-    return jax.tree_util.tree_map_with_path(lambda path, x: x.T if is_matrix(path, x) else x, params)
+    return map_parameters(lambda path, x: x.mT if is_matrix(path, x) else x, params)
 
 
 def rows_times_weights(
-    rows: Float[Array, "*R K"], weights: Float[Array, "K N"], precision: Precision = None
+    rows: Float[Array, "*R K"], weights: Float[Array, "K N"] | Int8Matrix, precision: Precision = None
 ) -> Float[Array, "*R N"]:
     """`rows @ weights`, in the form that suits the loop it is traced for, if it is traced for one."""
+    if isinstance(weights, Int8Matrix):
+        return weights.times(rows)
     order = _ORDER.get()
     if order == "turned" and rows.dtype == weights.dtype == jnp.float32:
         return turned_weights_times_rows(rows, weights.T, precision)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
+from flaxformer.components.int8_matrix import Int8Matrix
 from flaxformer.decoding import (
     BeamSearch,
     Greedy,
@@ -16,6 +17,7 @@ from flaxformer.decoding import (
     generate,
     model_session,
     prepare_weights,
+    score,
     stream,
     weight_order,
 )
@@ -110,6 +112,25 @@ def test_prepared_weights_write_the_same_and_are_not_copied(name):
     chex.assert_trees_all_equal(write(ready), write(variables))
     counts = [str(jax.make_jaxpr(write)(given)).count("transpose") for given in (ready, variables)]
     assert counts[1] - counts[0] >= len(ready[PREPARED])  # scanned layers are brought to the front too
+
+
+@pytest.mark.parametrize("name", ["encdec_v11", pytest.param("declm_scan", marks=pytest.mark.slow)])
+def test_int8_weights_write_nearly_what_float32_scores(name):
+    model, variables = model_of(name)
+    ready = prepare_weights(model, variables, jnp.int8)
+    assert all(isinstance(matrix, Int8Matrix) for matrix in ready[PREPARED].values())
+    inputs = inputs_of(name, RAGGED)
+    options: dict[str, Any] = {"eos_id": EOS, "max_new_tokens": STEPS}
+    found = generate(model, ready, inputs, strategy=BeamSearch(num_beams=2, alpha=0.0), **options)
+    expected = score(model, variables, inputs, found.tokens, lengths=found.lengths).sequences
+    assert not jnp.array_equal(found.scores, expected)
+    np.testing.assert_allclose(found.scores, expected, rtol=0.02)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, "int4", jnp.uint8])
+def test_weights_are_prepared_in_float32_or_int8(dtype):
+    with pytest.raises(ValueError, match="expected float32 or int8"):
+        prepare_weights(*model_of("declm_tied"), dtype)
 
 
 def test_streams_read_prepared_weights_in_every_call(monkeypatch):
