@@ -29,6 +29,7 @@ from flaxformer.decoding.drafts import Draft, DraftModel, PromptLookup
 from flaxformer.decoding.generation import generate
 from flaxformer.decoding.guidance import Guidance
 from flaxformer.decoding.prefix import Prefix, prefill
+from flaxformer.decoding.prepared_weights import prepare_weights
 from flaxformer.decoding.scoring import Scores, score
 from flaxformer.decoding.strategies import (
     BeamSearch,
@@ -42,7 +43,6 @@ from flaxformer.decoding.strategies import (
     Strategy,
 )
 from flaxformer.decoding.streaming import Piece, stream
-from flaxformer.decoding.weight_order import prepare_weights
 
 __all__ = [
     "Automaton",

@@ -230,7 +230,7 @@ class ModelSession:
 
     def longest_sequences(self, variables: Mapping[str, Any]) -> dict[str, int]:
         """How many positions the tables of the stacks have: `{"encoder": P, "decoder": P}`, where there is a table."""
-        params = _params(variables)
+        params = params_of(variables)
         model = Static(self.model)
         if model not in _FIXED_POSITIONS:
             _FIXED_POSITIONS[model] = self.model.apply(variables, method=_fixed_positions)
@@ -241,7 +241,7 @@ class ModelSession:
 
     def vocabulary_sizes(self, variables: Mapping[str, Any]) -> dict[str, int]:
         """How many ids the token tables of the stacks know: `{"encoder": V, "decoder": V}`, where there is a table."""
-        found, params = {}, _params(variables)
+        found, params = {}, params_of(variables)
         for stack, rows in _table_rows(params, "token_embedder", _TOKEN_TABLE):
             found[stack] = min(found.get(stack, rows), rows)
         shared = params.get("token_embedder", {}).get(_TOKEN_TABLE)
@@ -313,7 +313,7 @@ def _held_in_place(context: Context, tokens: Int[Array, " R"]) -> tuple[Context,
     return context.replace(variables={**context.variables, "cross_cache": held}), tokens
 
 
-def _params(variables: Mapping[str, Any]) -> Mapping[str, Any]:
+def params_of(variables: Mapping[str, Any]) -> Mapping[str, Any]:
     """The parameters among variables.
 
     Raises:

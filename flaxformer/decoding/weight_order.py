@@ -2,15 +2,14 @@
 
 On CPU, products of several rows are fast where the weights lie by output (see `flaxformer.components.products`), and a
 layer's weights are read out of a stack fast where the layers are its first axis. A loop of several steps therefore
-brings its weights into that order once, before it starts; what it costs is one more copy of them. `prepare_weights`
-makes that copy once for many loops. One or two rows read weights fast as they are stored.
+brings its weights into that order once, before it starts; what it costs is one more copy of them. One or two rows read
+them fast as they are stored. `flaxformer.decoding.prepared_weights` makes the copy once for many loops.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -19,9 +18,8 @@ import jax.numpy as jnp
 
 from flaxformer.architectures.repeat import layers_first
 from flaxformer.components import products
-from flaxformer.components.int8_matrix import Int8Matrix
 from flaxformer.components.products import BLOCK_ROWS, is_matrix, map_parameters, read_in_loop
-from flaxformer.types import Array, DType
+from flaxformer.types import Array
 
 FEWEST_STEPS = 16
 """From how many steps on turning the weights pays: turning T5 1.1 small takes about as long as five steps of 8 rows."""
@@ -34,10 +32,7 @@ MOST_BYTES = 2**31
 
 
 PREPARED = "prepared_weights"
-"""The collection of matrices that `prepare_weights` has turned, by the names of their paths."""
-
-NOT_IN_LOOPS = "encoder"
-"""What no loop reads."""
+"""The collection of matrices that have been turned once for many loops, by the names of their paths."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,53 +76,8 @@ OUTSIDE = Order()
 AS_STORED = Order("as stored")
 
 
-def prepare_weights(model: Any, variables: Mapping[str, Any], dtype: DType = jnp.float32) -> dict[str, Any]:
-    """`variables` for many calls of `generate` or `stream`: with a copy of the weights as loops on CPU read them fast.
-
-    Without it every call of three rows or more makes that copy: for T5 1.1 small about 0.1 s of the 1.3 s that 64
-    tokens of 4 beams take. The copy holds the decoder's float32 matrices. It belongs to these parameters; after they
-    have changed it has to be made anew. On GPU and TPU there is nothing to prepare.
-
-    With `dtype=jnp.int8` the copy has a quarter of the size, and loops of 3 to 64 rows multiply integers: weights are
-    rounded by output, what they are multiplied with by row (as in Yao et al. 2022, "ZeroQuant", section 4.1, without
-    groups). Results are then no longer those of float32. Encoders, prompts and loops of one or two rows read the
-    parameters as they are.
-
-        variables = prepare_weights(model, variables)
-        for inputs in batches:
-            generate(model, variables, inputs, strategy=BeamSearch(4), max_new_tokens=64, eos_id=1)
-
-    Args:
-      model: as `generate` takes it.
-      variables: with the collection 'params'.
-      dtype: of the copy, float32 or int8.
-
-    Returns:
-      The same variables, with the collection 'prepared_weights'.
-
-    Raises:
-      ValueError: for another dtype.
-    """
-    kind = jnp.dtype(dtype)
-    if kind not in (jnp.float32, jnp.int8):
-        raise ValueError(f"dtype is {kind.name}; expected float32 or int8. Leave it out for the weights as they are.")
-    if jax.default_backend() != "cpu":
-        return dict(variables)
-    stack: Any = model.apply(variables, method=scanned_stack)
-    return {**variables, PREPARED: _prepared(variables["params"], Order("turned", stack), kind == jnp.int8)}
-
-
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _prepared(params: Any, order: Order, rounded: bool) -> dict[str, Any]:
-    found = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        if order.concerns(path, leaf)[1] and path[0].key != NOT_IN_LOOPS:
-            turned = order.lay(path, leaf)
-            found[_name(path)] = Int8Matrix.rounded(turned.mT).mT if rounded else turned
-    return found
-
-
-def _name(path: Any) -> str:
+def path_name(path: Any) -> str:
+    """A parameter's path as one string."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
@@ -153,7 +103,7 @@ def order_weights(
         return params, AS_STORED
 
     def ordered(path: Any, leaf: Array) -> Any:
-        if (name := _name(path)) in known:
+        if (name := path_name(path)) in known:
             return known[name]
         # The barrier makes it a copy; what is not read is not copied.
         return jax.lax.optimization_barrier(order.lay(path, leaf)) if any(order.concerns(path, leaf)) else leaf

@@ -133,6 +133,11 @@ def test_weights_are_prepared_in_float32_or_int8(dtype):
         prepare_weights(*model_of("declm_tied"), dtype)
 
 
+def test_variables_without_parameters_are_refused():
+    with pytest.raises(ValueError, match="expected 'params' among them"):
+        prepare_weights(model_of("declm_tied")[0], {})
+
+
 def test_streams_read_prepared_weights_in_every_call(monkeypatch):
     said, tell = [], weight_order.read_in_loop
     monkeypatch.setattr(weight_order, "read_in_loop", lambda order: said.append(order) or tell(order))
