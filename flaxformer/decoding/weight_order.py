@@ -30,7 +30,6 @@ MOST_ROWS = 64
 MOST_BYTES = 2**31
 """Up to which size a second copy is made."""
 
-
 PREPARED = "prepared_weights"
 """The collection of matrices that have been turned once for many loops, by the names of their paths."""
 
