@@ -8,7 +8,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from flax.linen import partitioning
 from jaxtyping import Bool, Float
 
 from flaxformer.architectures.models import EncoderDecoder
@@ -16,6 +15,7 @@ from flaxformer.components import initializers
 from flaxformer.components.activations import resolve_activation
 from flaxformer.components.strided_convolution import StridedConvolution
 from flaxformer.errors import ShapeError
+from flaxformer.parameters import parameter
 from flaxformer.types import Activation, Array, DType, Initializer
 
 
@@ -80,8 +80,8 @@ class SpectrogramEmbed(nn.Module):
                 name=f"convolution_{number}",
             )
             x = resolve_activation(self.activation)(convolution(x))
-        positions = partitioning.param_with_axes(
-            "positions", self.position_init, (self.length, self.features), jnp.float32, axes=("abspos_buckets", "embed")
+        positions = parameter(
+            self, "positions", self.position_init, (self.length, self.features), axes=("abspos_buckets", "embed")
         )
         return x + positions.astype(x.dtype)
 

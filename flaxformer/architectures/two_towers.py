@@ -15,9 +15,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.linen import partitioning
 from jaxtyping import Bool, Float, Int, Num
 
+from flaxformer.parameters import parameter
 from flaxformer.types import Array
 
 
@@ -41,9 +41,7 @@ class TwoTowers(nn.Module):
         self.image = self.image_factory()
         self.text_projection = self.projection_factory()
         self.image_projection = self.projection_factory()
-        self.scale = partitioning.param_with_axes(
-            "logit_scale", nn.initializers.constant(self.initial_scale), (), jnp.float32, axes=()
-        )
+        self.scale = parameter(self, "logit_scale", nn.initializers.constant(self.initial_scale), (), axes=())
 
     @nn.nowrap
     def example_inputs(self, length: int | None = None) -> dict[str, jax.ShapeDtypeStruct]:

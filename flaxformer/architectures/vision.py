@@ -8,13 +8,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from einops import rearrange
-from flax.linen import partitioning
 from jaxtyping import Float
 
 from flaxformer.architectures.example_inputs import stack_input
 from flaxformer.architectures.heads import EncoderWithHeads
 from flaxformer.components.dense import DenseGeneral
 from flaxformer.errors import ShapeError
+from flaxformer.parameters import parameter
 from flaxformer.types import Array, DType, Initializer
 
 
@@ -83,16 +83,14 @@ class PatchEmbed(nn.Module):
         )
         x = dense(patches)
         if self.first_token:
-            first = partitioning.param_with_axes(
-                "first", self.embedding_init, (self.features,), jnp.float32, axes=("embed",)
-            )
+            first = parameter(self, "first", self.embedding_init, (self.features,), axes=("embed",))
             first = jnp.broadcast_to(first.astype(x.dtype), (len(x), 1, self.features))
             x = jnp.concatenate([first, x], axis=1)
-        positions = partitioning.param_with_axes(
+        positions = parameter(
+            self,
             "positions",
             self.embedding_init,
             (self.length, self.features),
-            jnp.float32,
             axes=("abspos_buckets", "embed"),
         )
         return x + positions.astype(x.dtype)

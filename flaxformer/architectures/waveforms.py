@@ -11,7 +11,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.linen import partitioning
 from jaxtyping import Bool, Float, Int
 
 from flaxformer.architectures.example_inputs import LENGTH
@@ -21,6 +20,7 @@ from flaxformer.components.attention.masks import Padding
 from flaxformer.components.calling import call_part
 from flaxformer.components.strided_convolution import StridedConvolution, WeightNormedConvolution
 from flaxformer.errors import ShapeError
+from flaxformer.parameters import parameter
 from flaxformer.types import Activation, Array, DType, Initializer
 
 
@@ -110,8 +110,8 @@ class TimeNorm(nn.Module):
         """Normalises `x`."""
         x = jnp.asarray(x, jnp.float32)
         shape, axes = x.shape[-1:], ("embed",)
-        scale = partitioning.param_with_axes("scale", nn.initializers.ones_init(), shape, jnp.float32, axes=axes)
-        bias = partitioning.param_with_axes("bias", nn.initializers.zeros_init(), shape, jnp.float32, axes=axes)
+        scale = parameter(self, "scale", nn.initializers.ones_init(), shape, axes=axes)
+        bias = parameter(self, "bias", nn.initializers.zeros_init(), shape, axes=axes)
         centred = x - jnp.mean(x, axis=1, keepdims=True)
         variance = jnp.mean(jnp.square(centred), axis=1, keepdims=True)
         return (centred * jax.lax.rsqrt(variance + self.epsilon) * scale + bias).astype(self.dtype)
@@ -167,9 +167,7 @@ class MaskedFrames(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"], hidden: Bool[Array, "B T"] | None) -> Float[Array, "B T D"]:
         """`x`, with the vector where `hidden` says so."""
-        vector = partitioning.param_with_axes(
-            "embedding", self.embedding_init, x.shape[-1:], jnp.float32, axes=("embed",)
-        )
+        vector = parameter(self, "embedding", self.embedding_init, x.shape[-1:], axes=("embed",))
         return x if hidden is None else jnp.where(hidden[..., None], vector.astype(x.dtype), x)
 
 

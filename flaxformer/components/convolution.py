@@ -13,10 +13,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.linen import partitioning as flax_partitioning
 from jaxtyping import Float, Int, Shaped
 
 from flaxformer.errors import UnsupportedError
+from flaxformer.parameters import parameter
 from flaxformer.step import Step
 from flaxformer.types import Array, Initializer, PRNGKey, Shape
 
@@ -188,7 +188,7 @@ class Depthwise1dConv(nn.Module):
         for name, offset in offsets.items():
             init = constant_init(0.5 if offset == 0 else 0.5 / kernel_size)
             names = tuple(self.axis_names)
-            weight = flax_partitioning.param_with_axes(name, init, features, jnp.float32, axes=names)
+            weight = parameter(self, name, init, features, axes=names)
             start = self.radius + offset
             y = y + weight * jax.lax.slice_in_dim(extended, start, start + length, axis=self.length_dim)
         return y

@@ -18,6 +18,7 @@ from flaxformer.components.activations import resolve_activation
 from flaxformer.components.calling import call_part
 from flaxformer.components.int8_matrix import Int8Matrix
 from flaxformer.components.products import rows_times_weights
+from flaxformer.parameters import parameter
 from flaxformer.retired import refuse_retired
 from flaxformer.step import Step
 from flaxformer.types import Activation, Array, DType, Initializer, Precision
@@ -70,7 +71,7 @@ class DenseGeneral(nn.Module):
         shape = contracted + features
         stored_shape = (math.prod(contracted), math.prod(features)) if self.reshape_kernel else shape
         names = self._stored_axis_names(len(contracted), len(features))
-        kernel = flax_partitioning.param_with_axes("kernel", self.kernel_init, stored_shape, jnp.float32, axes=names)
+        kernel = parameter(self, "kernel", self.kernel_init, stored_shape, axes=names)
 
         x = jnp.asarray(inputs, self.dtype)
         kernel = kernel if isinstance(kernel, Int8Matrix) else jnp.asarray(kernel, self.dtype)
@@ -89,7 +90,7 @@ class DenseGeneral(nn.Module):
         x = x.reshape(rest + features)
         if self.use_bias:
             bias_shape = (math.prod(features),)
-            bias = flax_partitioning.param_with_axes("bias", self.bias_init, bias_shape, jnp.float32, axes=names[-1:])
+            bias = parameter(self, "bias", self.bias_init, bias_shape, axes=names[-1:])
             x = x + jnp.asarray(bias, self.dtype).reshape(features)
         return x
 

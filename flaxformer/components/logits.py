@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import flax.linen as nn
 import jax.numpy as jnp
-from flax.linen import partitioning
 from jaxtyping import Float
 
 from flaxformer.components.activations import resolve_activation
 from flaxformer.components.dense import DenseGeneral
+from flaxformer.parameters import parameter
 from flaxformer.types import Activation, Array, DType, Initializer
 
 
@@ -61,9 +61,7 @@ class TiedLogits(nn.Module):
                 raise ValueError(
                     "TiedLogits has use_bias=True and num_embeddings=None; expected the vocabulary's size."
                 )
-            bias = partitioning.param_with_axes(
-                "bias", self.bias_init, (self.num_embeddings,), jnp.float32, axes=("vocab",)
-            )
+            bias = parameter(self, "bias", self.bias_init, (self.num_embeddings,), axes=("vocab",))
             logits = logits + jnp.asarray(bias, logits.dtype)
         return softcap(logits, self.cap)
 

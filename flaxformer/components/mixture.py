@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.linen import partitioning as flax_partitioning
 from jaxtyping import Bool, Float, Int
 
 from flaxformer.components.activations import Activation
 from flaxformer.components.dense import DenseGeneral, MlpBlock
+from flaxformer.parameters import parameter
 from flaxformer.step import Step
 from flaxformer.types import Array, DType, Initializer
 
@@ -122,16 +122,16 @@ class GroupedDense(nn.Module):
     def __call__(self, rows: Float[Array, "M D"]) -> Float[Array, "M F"]:
         """Multiplies the first `sizes[0]` rows by the first kernel, and so on."""
 
-        def init(key: Array, shape: tuple[int, ...], dtype: DType) -> Array:
+        def init(key: Array, shape: Sequence[int], dtype: DType) -> Array:
             return jax.vmap(lambda key: self.kernel_init(key, shape[1:], dtype))(jax.random.split(key, shape[0]))
 
         groups, (inputs, outputs) = len(self.sizes), self.kernel_axis_names
         shape, names = (groups, rows.shape[-1], self.features), ("expert", inputs, outputs)
-        kernel = flax_partitioning.param_with_axes("kernel", init, shape, jnp.float32, axes=names)
+        kernel = parameter(self, "kernel", init, shape, axes=names)
         output = grouped_product(jnp.asarray(rows, self.dtype), jnp.asarray(kernel, self.dtype), self.sizes)
         if self.use_bias:
             shape, names = (groups, self.features), ("expert", outputs)
-            bias = flax_partitioning.param_with_axes("bias", self.bias_init, shape, jnp.float32, axes=names)
+            bias = parameter(self, "bias", self.bias_init, shape, axes=names)
             output += jnp.asarray(bias, self.dtype)[_groups(self.sizes, len(rows))]
         return output
 

@@ -24,10 +24,10 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
-from flax.linen import partitioning
 from flax.linen.linear import default_embed_init
 from jaxtyping import Float, Int
 
+from flaxformer.parameters import parameter
 from flaxformer.types import Array
 
 
@@ -201,11 +201,11 @@ class RelativePositionBiases(nn.Module, RelativeAttentionAPI):
     on_device_computation: bool = False
 
     def setup(self) -> None:
-        self.rel_embedding = partitioning.param_with_axes(
+        self.rel_embedding = parameter(
+            self,
             "rel_embedding",
             self.embedding_init,
             (self.num_heads, self.num_buckets),
-            jnp.float32,
             axes=(self.head_axis_name, "relpos_buckets"),
         )
 

@@ -11,10 +11,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.linen import partitioning
 from jaxtyping import Float
 
 from flaxformer.errors import ShapeError
+from flaxformer.parameters import parameter
 from flaxformer.types import Array, DType, Initializer
 
 
@@ -80,7 +80,7 @@ class StridedConvolution(nn.Module):
     @nn.nowrap
     def _parameter(self, name: str, init: Initializer, *shape: int) -> Any:
         axes = (*("unmodeled",) * (len(shape) - 1), "embed")
-        return partitioning.param_with_axes(name, init, shape, jnp.float32, axes=axes)
+        return parameter(self, name, init, shape, axes=axes)
 
 
 class WeightNormedConvolution(StridedConvolution):
@@ -94,8 +94,6 @@ class WeightNormedConvolution(StridedConvolution):
     @nn.nowrap
     def _kernel(self, channels: int) -> Float[Array, "width C D"]:
         kernel = super()._kernel(channels)
-        scale = partitioning.param_with_axes(
-            "scale", nn.initializers.ones_init(), (self.kernel_size,), jnp.float32, axes=("unmodeled",)
-        )
+        scale = parameter(self, "scale", nn.initializers.ones_init(), (self.kernel_size,), axes=("unmodeled",))
         norm = jnp.sqrt(jnp.sum(jnp.square(kernel), axis=(1, 2), keepdims=True))
         return kernel * (scale[:, None, None] / norm)

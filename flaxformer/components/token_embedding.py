@@ -14,6 +14,7 @@ from jaxtyping import Float, Shaped
 from flaxformer.components.dense import DenseGeneral
 from flaxformer.components.embedder import Embedder, checked_ids
 from flaxformer.components.products import rows_times_weights
+from flaxformer.parameters import parameter
 from flaxformer.types import Array, DType, Initializer
 
 
@@ -54,11 +55,11 @@ class Embed(nn.Module, Embedder[Array]):
     scale: float | None = None
 
     def setup(self) -> None:
-        self.embedding = partitioning.param_with_axes(
+        self.embedding = parameter(
+            self,
             "embedding",
             self.embedding_init,
             (self.num_embeddings, self.features),
-            jnp.float32,
             axes=tuple(self.axes) or None,
         )
 

@@ -19,7 +19,6 @@ from collections.abc import Callable
 
 import flax.linen as nn
 import jax.numpy as jnp
-from flax.linen import partitioning
 from flax.linen.linear import default_kernel_init
 from jaxtyping import Float
 
@@ -31,6 +30,7 @@ from flaxformer.components.attention.masks import Mask
 from flaxformer.components.layer_norm import T5LayerNorm
 from flaxformer.components.positions.rotary import Rotary
 from flaxformer.components.positions.scheme import PositionScheme
+from flaxformer.parameters import parameter
 from flaxformer.step import Step
 from flaxformer.types import Array, DType, Initializer, Precision, PRNGKey, Shape
 
@@ -162,4 +162,4 @@ class MultiHeadLatentAttention(DotProductAttention):
             return self.kernel_init(key, (shape[0], math.prod(shape[1:])), dtype).reshape(shape)
 
         shape, axes = (latent, self.num_heads, width), ("unmodeled", "heads", "kv")
-        return partitioning.param_with_axes(f"{name}_up", flat_init, shape, jnp.float32, axes=axes).astype(self.dtype)
+        return parameter(self, f"{name}_up", flat_init, shape, axes=axes).astype(self.dtype)

@@ -16,7 +16,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.linen import partitioning
 from flax.linen.linear import default_kernel_init
 from jaxtyping import Bool, Float, Int
 
@@ -26,6 +25,7 @@ from flaxformer.components.attention.masks import And, Mask, Segments, Window, a
 from flaxformer.components.attention.projections import HeadProjections
 from flaxformer.components.layer_norm import T5LayerNorm
 from flaxformer.components.relative_position_biases import RelativePositionBiases, relative_position_bucket
+from flaxformer.parameters import parameter
 from flaxformer.step import Step
 from flaxformer.types import Array, DType, Initializer, Precision
 
@@ -38,11 +38,11 @@ class TokenAndGlobalBiases(RelativePositionBiases):
 
     def setup(self) -> None:
         super().setup()
-        self.global_embedding = partitioning.param_with_axes(
+        self.global_embedding = parameter(
+            self,
             "global_embedding",
             self.embedding_init,
             (self.num_heads, self.num_buckets),
-            jnp.float32,
             axes=(self.head_axis_name, "relpos_buckets"),
         )
 

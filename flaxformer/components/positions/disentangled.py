@@ -17,9 +17,9 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
-from flax.linen import partitioning
 from jaxtyping import Float, Int
 
+from flaxformer.parameters import parameter
 from flaxformer.types import Array, DType, Initializer
 
 
@@ -43,11 +43,11 @@ class DistanceTable(nn.Module):
     @nn.compact
     def __call__(self) -> Float[Array, "distances D"]:
         """The table."""
-        table = partitioning.param_with_axes(
+        table = parameter(
+            self,
             "rel_embeddings",
             self.embedding_init,
             (2 * self.buckets, self.features),
-            jnp.float32,
             axes=("relpos_buckets", "embed"),
         )
         return jnp.asarray(table if self.norm is None else self.norm(table), self.dtype)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import flax.linen as nn
 import jax.numpy as jnp
-from flax.linen import partitioning
 from flax.linen.linear import default_embed_init
 from jaxtyping import Float, Shaped
 
 from flaxformer.components.embedder import EmbedderWithDecode, checked_ids
 from flaxformer.components.positions.counter import CountedPositions, next_position
+from flaxformer.parameters import parameter
 from flaxformer.types import Array, DType, Initializer
 
 
@@ -50,11 +50,11 @@ class PositionEmbed(CountedPositions, EmbedderWithDecode[Array]):
         Raises:
           ValueError: for positions that are not integers.
         """
-        table = partitioning.param_with_axes(
+        table = parameter(
+            self,
             "pos_embedding",
             self.embedding_init,
             (self.num_embeddings + self.offset, self.features),
-            jnp.float32,
             axes=("abspos_buckets", "embed"),
         )
         if decode:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import flax.linen as nn
-import jax.numpy as jnp
-from flax.linen import partitioning
 from flax.linen.linear import default_embed_init
 from jaxtyping import Int
 
 from flaxformer.components.attention.kernels.biases import TableBias
+from flaxformer.parameters import parameter
 from flaxformer.types import Array, Initializer
 
 
@@ -37,11 +36,11 @@ class RelativeBias(nn.Module):
     @nn.compact
     def bias(self, q_positions: Int[Array, "#B T"], k_positions: Int[Array, "#B S"]) -> TableBias:
         """The lazy bias at these positions."""
-        table = partitioning.param_with_axes(
+        table = parameter(
+            self,
             "rel_embedding",
             self.embedding_init,
             (self.num_heads, self.num_buckets),
-            jnp.float32,
             axes=("heads", "relpos_buckets"),
         )
         return TableBias(table, self.bidirectional, self.max_distance, q_positions, k_positions)

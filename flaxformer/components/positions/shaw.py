@@ -8,11 +8,10 @@ The second term needs no vector per pair: `q_t · a_d` is computed once for ever
 from __future__ import annotations
 
 import flax.linen as nn
-import jax.numpy as jnp
-from flax.linen import partitioning
 from jaxtyping import Float, Int
 
 from flaxformer.components.attention.kernels.relative_keys import RelativeKeys
+from flaxformer.parameters import parameter
 from flaxformer.types import Array, Initializer
 
 
@@ -52,5 +51,5 @@ class ShawKeys(nn.Module):
         shape, axes = (distances, width), ("relpos_buckets", "kv")
         if self.num_heads is not None:
             shape, axes = (distances, self.num_heads, width), ("relpos_buckets", "heads", "kv")
-        table = partitioning.param_with_axes("relative_keys", self.embedding_init, shape, jnp.float32, axes=axes)
+        table = parameter(self, "relative_keys", self.embedding_init, shape, axes=axes)
         return RelativeKeys(table, self.bidirectional, q_positions, k_positions)

@@ -8,7 +8,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from flax.linen import partitioning
 from jaxtyping import Float
 
 from flaxformer.components.attention.kernels.biases import Bias
@@ -17,6 +16,7 @@ from flaxformer.components.attention.scoring import takes_lazy_bias
 from flaxformer.components.attention.variants.attend import Attend
 from flaxformer.components.attention.variants.heads import weights_of, with_head_axis
 from flaxformer.components.layer_norm import T5LayerNorm
+from flaxformer.parameters import parameter
 from flaxformer.types import Array, DType
 
 
@@ -94,7 +94,7 @@ class Differential(nn.Module):
     def _lambda(self, width: int) -> Float[Array, ""]:
         def vector(name: str) -> Float[Array, " H"]:
             init = nn.initializers.normal(0.1)
-            return partitioning.param_with_axes(name, init, (width,), jnp.float32, axes=("kv",))
+            return parameter(self, name, init, (width,), axes=("kv",))
 
         first, second = (
             jnp.exp(vector(f"lambda_q{i}") @ vector(f"lambda_k{i}"))

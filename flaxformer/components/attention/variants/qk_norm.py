@@ -12,9 +12,9 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.linen import partitioning
 from jaxtyping import Float
 
+from flaxformer.parameters import parameter
 from flaxformer.types import Array, DType
 
 
@@ -41,7 +41,7 @@ class UnitNorm(nn.Module):
         x = x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + self.epsilon)
         if self.scale is not None:
             init = nn.initializers.constant(self.scale)
-            x = x * partitioning.param_with_axes("scale", init, (), jnp.float32, axes=())
+            x = x * parameter(self, "scale", init, (), axes=())
         return jnp.asarray(x, self.dtype)
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import flax.linen as nn
-import jax.numpy as jnp
-from flax.linen import partitioning
 from jaxtyping import Float
 
 from flaxformer.components.attention.kernels.biases import Bias
 from flaxformer.components.attention.masks import Mask
 from flaxformer.components.attention.variants.attend import Attend
 from flaxformer.components.attention.variants.heads import weights_of
+from flaxformer.parameters import parameter
 from flaxformer.types import Array, Initializer
 
 
@@ -47,7 +46,7 @@ class Sinks(nn.Module):
     ) -> Float[Array, "B T N V"]:
         """Attends; the arguments are those of `Attend`."""
         heads = query.shape[-2]
-        sinks = partitioning.param_with_axes("sinks", self.sinks_init, (heads,), jnp.float32, axes=("heads",))
+        sinks = parameter(self, "sinks", self.sinks_init, (heads,), axes=("heads",))
         return self.attend(query, key, value, bias, mask=mask, sinks=sinks, **options)
 
     def weights(self, query: Array, key: Array, bias: Array | Bias | None = None, **options: Any) -> Array:

@@ -6,7 +6,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from flax.linen import partitioning
 from jaxtyping import Float
 
 from flaxformer.components.attention.attention_functions import (
@@ -18,6 +17,7 @@ from flaxformer.components.attention.attention_functions import (
 )
 from flaxformer.components.attention.masks import Mask
 from flaxformer.components.attention.variants.heads import weights_of, with_head_axis
+from flaxformer.parameters import parameter
 from flaxformer.types import Array, DType, Initializer, Precision, PRNGKey, Shape
 
 
@@ -79,5 +79,5 @@ class TalkingHeads(nn.Module):
     @nn.nowrap
     def _mix(self, name: str, init: Initializer, x: Float[Array, "B N T S"]) -> Float[Array, "B M T S"]:
         heads = x.shape[-3]
-        mixing = partitioning.param_with_axes(name, init, (heads, heads), jnp.float32, axes=("heads", "unmodeled"))
+        mixing = parameter(self, name, init, (heads, heads), axes=("heads", "unmodeled"))
         return jnp.einsum("...nts,nm->...mts", x, mixing.astype(x.dtype))
