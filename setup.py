@@ -51,6 +51,9 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["flaxformer", "flaxformer.*"]),
+    # Where packages are is said, so that an editable install puts the checkout on the path. The import hook that it
+    # would use otherwise comes too late for a script in the folder above a checkout named like the package.
+    package_dir={"": "."},
     include_package_data=False,
     cmdclass={"build_py": BuildWithGinFiles},
     install_requires=[
