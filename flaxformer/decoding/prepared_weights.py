@@ -25,10 +25,10 @@ def prepare_weights(model: Any, variables: Mapping[str, Any], dtype: DType = jnp
     tokens of 4 beams take. The copy holds the decoder's float32 matrices. It belongs to these parameters; after they
     have changed it has to be made anew. On GPU and TPU there is nothing to prepare.
 
-    With `dtype=jnp.int8` the copy has a quarter of the size, and loops of 3 to 64 rows multiply integers: weights are
-    rounded by output, what they are multiplied with by row (as in Yao et al. 2022, "ZeroQuant", section 4.1, without
-    groups). Results are then no longer those of float32. Encoders, prompts and loops of one or two rows read the
-    parameters as they are.
+    With `dtype=jnp.int8` the copy, of matrices of any float type, has a quarter of float32's size, and loops of 3 to
+    64 rows multiply integers: weights are rounded by output, what they are multiplied with by row (as in Yao et al.
+    2022, "ZeroQuant", section 4.1, without groups). Results are then no longer those of float32. Encoders, prompts and
+    loops of one or two rows read the parameters as they are.
 
         variables = prepare_weights(model, variables)
         for inputs in batches:
@@ -43,7 +43,8 @@ def prepare_weights(model: Any, variables: Mapping[str, Any], dtype: DType = jnp
       The same variables, with the collection 'prepared_weights'.
 
     Raises:
-      ValueError: for another dtype, and for variables without 'params'.
+      ValueError: for another dtype, for variables without 'params', and where there is nothing to prepare: loops read
+        matrices of bfloat16 or float16 as they are.
     """
     kind = jnp.dtype(dtype)
     if kind not in (jnp.float32, jnp.int8):
@@ -51,13 +52,23 @@ def prepare_weights(model: Any, variables: Mapping[str, Any], dtype: DType = jnp
     if jax.default_backend() != "cpu":
         return dict(variables)
     params, stack = params_of(variables), model.apply(variables, method=scanned_stack)
-    return {**variables, PREPARED: _prepared(params, Order("turned", stack), kind == jnp.int8)}
+    prepared = _prepared(params, Order("turned", stack), kind == jnp.int8)
+    if not prepared:
+        found = sorted({x.dtype.name for x in jax.tree.leaves(params)})
+        raise ValueError(
+            f"the parameters hold no matrix to prepare as {kind.name}, and arrays of {', '.join(found)}; expected a "
+            "matrix `kernel` of float32, or for int8 of any float type. Leave prepare_weights out: loops read these "
+            "parameters as they are."
+        )
+    return {**variables, PREPARED: prepared}
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _prepared(params: Any, order: Order, rounded: bool) -> dict[str, Any]:
     found = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if rounded and jnp.issubdtype(leaf.dtype, jnp.floating):
+            leaf = leaf.astype(jnp.float32)
         if order.concerns(path, leaf)[1] and path[0].key != NOT_IN_LOOPS:
             turned = order.lay(path, leaf)
             found[path_name(path)] = Int8Matrix.rounded(turned.mT).mT if rounded else turned

@@ -133,6 +133,16 @@ def test_weights_are_prepared_in_float32_or_int8(dtype):
         prepare_weights(*model_of("declm_tied"), dtype)
 
 
+def test_short_floats_are_prepared_as_int8_alone():
+    model, variables = model_of("declm_tied")
+    short = jax.tree.map(lambda x: x.astype(jnp.bfloat16), variables)
+    with pytest.raises(ValueError, match="no matrix to prepare as float32, and arrays of bfloat16; expected"):
+        prepare_weights(model, short)
+    exact = jax.tree.map(lambda x: x.astype(jnp.float32), short)
+    found, expected = (prepare_weights(model, given, jnp.int8)[PREPARED] for given in (short, exact))
+    chex.assert_trees_all_equal(found, expected)
+
+
 def test_variables_without_parameters_are_refused():
     with pytest.raises(ValueError, match="expected 'params' among them"):
         prepare_weights(model_of("declm_tied")[0], {})
