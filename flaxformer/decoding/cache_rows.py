@@ -14,15 +14,6 @@ Stacked = tuple[str, ...] | None
 """Where in a cache the layers are scanned: everything below this path has rows on axis 1. None: nowhere."""
 
 
-def stacked_part(module: Any) -> Stacked:
-    """Where a bound model's decoder scans its layers; everywhere if only the model's word is known."""
-    decoder = getattr(module, "decoder", None)
-    if not any(getattr(part, "scan_layers", False) for part in (module, decoder)):
-        return None
-    layer = getattr(decoder, getattr(decoder, "_scan_name", ""), None)
-    return () if layer is None else layer.path
-
-
 def map_rows(fn: Callable[[Array, int], Any], cache: Any, stacked: Stacked) -> Any:
     """`fn(leaf, axis)` of every cache leaf that has rows, `axis` being that of its rows; others stay as they are."""
     if not stacked:

@@ -22,12 +22,12 @@ import jax.numpy as jnp
 from jaxtyping import Float, Int
 
 from flaxformer.components.attention.caches.store import BY_SLOT, observed
-from flaxformer.decoding.cache_rows import Stacked, check_rows, count_rows, pick_rows, repeat_rows, stacked_part
+from flaxformer.decoding.cache_rows import Stacked, check_rows, count_rows, pick_rows, repeat_rows
 from flaxformer.decoding.hidden_states import is_last, last_hidden
+from flaxformer.decoding.layout import layout_of
 from flaxformer.decoding.prompts import ENCODER_TOKENS, Prompts
 from flaxformer.decoding.slots import rewound, widened
-from flaxformer.decoding.static import Static
-from flaxformer.decoding.weight_order import OUTSIDE, PREPARED, Order, order_weights, reading, scanned_stack
+from flaxformer.decoding.weight_order import OUTSIDE, PREPARED, Order, order_weights, reading
 from flaxformer.step import Step
 from flaxformer.types import Array
 
@@ -145,7 +145,7 @@ class ModelSession:
             logits, changed = self._call(context, {}, prompts.tokens, step, mutable, **flags)
         if "cross_cache" in changed:
             context = context.replace(variables={**context.variables, "cross_cache": changed["cross_cache"]})
-        stacked: Any = self.model.apply(context.variables, method=stacked_part)
+        stacked = layout_of(self.model, context.variables).stacked
         rows, length = prompts.tokens.shape
         check_rows(changed["cache"], rows, stacked)
         branches, rewinds = (can(changed["cache"], caches) for can in (_can_branch, _can_rewind))
@@ -172,7 +172,7 @@ class ModelSession:
 
     def in_loop(self, context: Context, memory: Memory, rows: int, steps: int) -> Context:
         """The same for a loop of `steps` that read `rows` each: weights in the order in which it reads them fast."""
-        stack: Any = self.model.apply(context.variables, method=scanned_stack)
+        stack = layout_of(self.model, context.variables).scanned
         variables = dict(context.variables)
         prepared = variables.pop(PREPARED, None)
         params, order = order_weights(variables["params"], rows, steps, stack, prepared)
@@ -231,10 +231,7 @@ class ModelSession:
     def longest_sequences(self, variables: Mapping[str, Any]) -> dict[str, int]:
         """How many positions the tables of the stacks have: `{"encoder": P, "decoder": P}`, where there is a table."""
         params = params_of(variables)
-        model = Static(self.model)
-        if model not in _FIXED_POSITIONS:
-            _FIXED_POSITIONS[model] = self.model.apply(variables, method=_fixed_positions)
-        found = dict(_FIXED_POSITIONS[model])
+        found = dict(layout_of(self.model, variables).positions)
         for stack, rows in _table_rows(params, _POSITION_TABLE):
             found[stack] = min(found.get(stack, rows), rows)
         return found
@@ -333,15 +330,3 @@ def _table_rows(params: Mapping[str, Any], *tail: str) -> Iterator[tuple[str, in
         names = [str(getattr(key, "key", key)) for key in path]
         if tuple(names[-len(tail) :]) == tail:
             yield "encoder" if "encoder" in names else "decoder", leaf.shape[0]
-
-
-_FIXED_POSITIONS: dict[Static, Any] = {}
-"""By model: setting one up to look into it takes tens of milliseconds. A model lives as long in the cache of jit."""
-
-
-def _fixed_positions(module: Any) -> dict[str, int]:
-    """The rows of position tables that are no parameters."""
-    stacks = {name: getattr(module, name, None) for name in ("encoder", "decoder")}
-    embedders = {name: getattr(stack, "embedder", None) for name, stack in stacks.items()}
-    tables: dict[str, Any] = {name: getattr(x, "embedders", {}).get("position_ids") for name, x in embedders.items()}
-    return {name: table.max_length for name, table in tables.items() if hasattr(table, "max_length")}

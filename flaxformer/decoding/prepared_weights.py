@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from flaxformer.components.int8_matrix import Int8Matrix
+from flaxformer.decoding.layout import layout_of
 from flaxformer.decoding.model_session import params_of
-from flaxformer.decoding.weight_order import PREPARED, Order, path_name, scanned_stack
+from flaxformer.decoding.weight_order import PREPARED, Order, path_name
 from flaxformer.types import DType
 
 NOT_IN_LOOPS = "encoder"
@@ -51,7 +52,7 @@ def prepare_weights(model: Any, variables: Mapping[str, Any], dtype: DType = jnp
         raise ValueError(f"dtype is {kind.name}; expected float32 or int8. Leave it out for the weights as they are.")
     if jax.default_backend() != "cpu":
         return dict(variables)
-    params, stack = params_of(variables), model.apply(variables, method=scanned_stack)
+    params, stack = params_of(variables), layout_of(model, variables).scanned
     prepared = _prepared(params, Order("turned", stack), kind == jnp.int8)
     if not prepared:
         found = sorted({x.dtype.name for x in jax.tree.leaves(params)})

@@ -120,11 +120,3 @@ def reading(params: Any, order: Order) -> Iterator[Any]:
 
     with read_in_loop(order.matrices), layers_first(order.stack is not None):
         yield map_parameters(as_stored, params)
-
-
-def scanned_stack(module: Any) -> Stack | None:
-    """The layers that a bound model's decoder scans, if it does so by `flaxformer.architectures.repeat`."""
-    decoder: Any = getattr(module, "decoder", None)
-    if not getattr(decoder, "scan_layers", False) or getattr(decoder, "_scans_itself", True):
-        return None
-    return Stack(getattr(decoder, decoder._scan_name).path, decoder.scan_axis)
