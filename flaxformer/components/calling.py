@@ -11,8 +11,6 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
-
 from flaxformer.step import Step
 
 _OLD_KEYWORDS = ("decode", "prefill", "prefill_lengths")
@@ -78,8 +76,6 @@ def _note(owner: type, function: Callable[..., Any]) -> None:
 
 
 def _function(part: Callable[..., Any]) -> Callable[..., Any]:
-    if isinstance(part, nn.Module):
-        return type(part).__call__
     part = inspect.unwrap(part)  # what a gin file names is wrapped
     if inspect.isfunction(part) or inspect.isbuiltin(part) or inspect.isclass(part):
         return part

@@ -187,8 +187,7 @@ class Depthwise1dConv(nn.Module):
         y = jnp.zeros_like(x)
         for name, offset in offsets.items():
             init = constant_init(0.5 if offset == 0 else 0.5 / kernel_size)
-            names = tuple(self.axis_names)
-            weight = parameter(self, name, init, features, axes=names)
+            weight = parameter(self, name, init, features, axes=self.axis_names)
             start = self.radius + offset
             y = y + weight * jax.lax.slice_in_dim(extended, start, start + length, axis=self.length_dim)
         return y

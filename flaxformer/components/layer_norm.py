@@ -56,7 +56,7 @@ class T5LayerNorm(nn.Module, ParameterRemappable):
         if not self.use_scale:
             return x
         init = nn.initializers.zeros_init() if self.center_scale_at_zero else self.scale_init
-        scale = _channel_parameter(self, "scale", init, x.shape[-1], self.scale_axis_name)
+        scale = parameter(self, "scale", init, x.shape[-1:], axes=(self.scale_axis_name,))
         return x * jnp.asarray(scale + self.center_scale_at_zero, self.dtype)
 
 
@@ -90,11 +90,7 @@ class LayerNorm(nn.Module):
         x = x - jnp.mean(x, axis=-1, keepdims=True)
         x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.epsilon)
         if self.use_scale:
-            x = x * _channel_parameter(self, "scale", self.scale_init, x.shape[-1], self.scale_axis_name)
+            x = x * parameter(self, "scale", self.scale_init, x.shape[-1:], axes=(self.scale_axis_name,))
         if self.use_bias:
-            x = x + _channel_parameter(self, "bias", self.bias_init, x.shape[-1], self.scale_axis_name)
+            x = x + parameter(self, "bias", self.bias_init, x.shape[-1:], axes=(self.scale_axis_name,))
         return jnp.asarray(x, self.dtype)
-
-
-def _channel_parameter(module: nn.Module, name: str, init: Initializer, width: int, axis_name: str) -> Array:
-    return parameter(module, name, init, (width,), axes=(axis_name,))
